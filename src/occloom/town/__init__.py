@@ -1,0 +1,1 @@
+"""The town: a procedural driving world that is the library's embedded data set."""
