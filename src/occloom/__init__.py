@@ -1,0 +1,1 @@
+"""occloom: 3D semantic occupancy prediction."""

@@ -1,0 +1,108 @@
+"""What the parts promise one another: protocols, and the one base class."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from occloom.grid import LabelSpace, VoxelGrid
+from occloom.scene import Sample, Scene, Target
+
+Split = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a model looks at; a reader loads only that."""
+
+    images: bool = True
+    depth: bool = False
+    points: bool = False
+
+
+@dataclass(frozen=True)
+class FeaturePyramid:
+    """Image features, finest first; M images, one batch dimension."""
+
+    levels: tuple[Tensor, ...]
+    """Each "M C h w"."""
+    strides: tuple[int, ...]
+    """Image pixels a feature pixel, one a level."""
+
+    def __post_init__(self) -> None:
+        """Check each level: a tuple's annotation is only sampled by shape checkers."""
+        if len(self.levels) != len(self.strides) or not self.levels:
+            raise ValueError(
+                f"Expected one stride a level, got {len(self.levels)} levels, {len(self.strides)} strides."
+            )
+        for level in self.levels:
+            if level.ndim != 4 or level.shape[0] != self.levels[0].shape[0]:
+                raise ValueError(f"Expected levels of shape (M, C, h, w) with one M, got {tuple(level.shape)}.")
+
+
+class SceneDataset(Protocol):
+    """Samples of one split of a benchmark."""
+
+    grid: VoxelGrid
+    label_space: LabelSpace
+    tokens: tuple[str, ...]
+    """One name a sample, in the order of the indices."""
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        ...
+
+    def sample(self, index: int, rng: np.random.Generator | None = None) -> Sample:
+        """One sample as a batch of one; augmented with `rng`, exact without."""
+        ...
+
+
+class DataConfig(Protocol):
+    """A frozen dataclass that names a benchmark on disk."""
+
+    root: Path
+
+    def build(self, split: Split, needs: Needs) -> SceneDataset:
+        """Open a split, loading of each sample only what is needed."""
+        ...
+
+
+class Outputs(Protocol):
+    """What a model answers: a frozen dataclass of its own that can give logits."""
+
+    @property
+    def logits(self) -> Float[Tensor, "B K X Y Z"]:
+        """Unnormalised class scores on the full grid."""
+        ...
+
+
+class OccupancyModel(nn.Module, ABC):
+    """The only base class: a scene in, a volume of class scores out."""
+
+    grid: VoxelGrid
+    label_space: LabelSpace
+    needs: Needs
+
+    @abstractmethod
+    def forward(self, scene: Scene) -> Outputs:
+        """Answer a scene; labels never come in here."""
+
+    @abstractmethod
+    def loss(self, outputs: Outputs, target: Target) -> dict[str, Float[Tensor, ""]]:
+        """Named, already weighted terms; the engine only sums them."""
+
+    def predict(self, scene: Scene) -> Int64[Tensor, "B X Y Z"]:
+        """The most likely class of every voxel."""
+        return self.forward(scene).logits.argmax(dim=1)
+
+
+class ModelConfig(Protocol):
+    """A frozen dataclass with the knobs a paper varies."""
+
+    def build(self, grid: VoxelGrid, label_space: LabelSpace) -> OccupancyModel:
+        """Make the model, with random weights."""
+        ...
