@@ -1,0 +1,1 @@
+"""Benchmarks on disk, read as samples."""
