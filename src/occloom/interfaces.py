@@ -62,9 +62,37 @@ class SceneDataset(Protocol):
 
 
 class DataConfig(Protocol):
-    """A frozen dataclass that names a benchmark on disk."""
+    """A frozen dataclass that names a benchmark on disk; its sizes are known before any file is read."""
 
-    root: Path
+    @property
+    def root(self) -> Path:
+        """Folder of the benchmark."""
+        ...
+
+    @property
+    def grid(self) -> VoxelGrid:
+        """Of the labels."""
+        ...
+
+    @property
+    def label_space(self) -> LabelSpace:
+        """Of the labels."""
+        ...
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the images as the model sees them."""
+        ...
+
+    @property
+    def num_frames(self) -> int:
+        """T: the present frame and the past ones."""
+        ...
+
+    @property
+    def num_cameras(self) -> int:
+        """N."""
+        ...
 
     def build(self, split: Split, needs: Needs) -> SceneDataset:
         """Open a split, loading of each sample only what is needed."""
