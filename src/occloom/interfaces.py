@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int64
@@ -44,6 +44,7 @@ class FeaturePyramid:
                 raise ValueError(f"Expected levels of shape (M, C, h, w) with one M, got {tuple(level.shape)}.")
 
 
+@runtime_checkable
 class SceneDataset(Protocol):
     """Samples of one split of a benchmark."""
 
@@ -61,6 +62,7 @@ class SceneDataset(Protocol):
         ...
 
 
+@runtime_checkable
 class DataConfig(Protocol):
     """A frozen dataclass that names a benchmark on disk; its sizes are known before any file is read."""
 
@@ -99,6 +101,7 @@ class DataConfig(Protocol):
         ...
 
 
+@runtime_checkable
 class Outputs(Protocol):
     """What a model answers: a frozen dataclass of its own that can give logits."""
 
@@ -128,6 +131,7 @@ class OccupancyModel(nn.Module, ABC):
         return self.forward(scene).logits.argmax(dim=1)
 
 
+@runtime_checkable
 class ModelConfig(Protocol):
     """A frozen dataclass with the knobs a paper varies."""
 
