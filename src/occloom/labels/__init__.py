@@ -1,0 +1,1 @@
+"""Tools that make voxel labels out of labelled scans."""

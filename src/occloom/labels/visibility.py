@@ -1,0 +1,120 @@
+"""Which voxels a sensor sees past the filled ones.
+
+A voxel is visible from a place if the straight line from there to the centre of the voxel crosses no filled voxel. The
+filled voxels become a mesh of their outer sides, in voxel units, and embree answers for every voxel not yet seen: from
+the centre towards the sensor, since what hides a voxel is mostly near it.
+"""
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int64
+
+from occloom.grid import VoxelGrid
+from occloom.rays import StaticRays
+
+
+def occupied_rays(
+    filled: Bool[np.ndarray, "X Y Z"], sensors: Float[np.ndarray, "S 3"], grid: VoxelGrid
+) -> StaticRays:
+    """The filled voxels as a mesh in voxel units, of those sides only that face one of the sensors.
+
+    A ray that meets a filled voxel enters it by a side that faces the sensor and has no filled neighbour.
+
+    Args:
+        filled: which voxels block the view.
+        sensors: places, in the ego frame of the grid, metres.
+        grid: the voxels.
+    """
+    places = _in_voxels(sensors, grid)
+    lowest, highest = places.min(axis=0), places.max(axis=0)
+    quads = []
+    for axis in range(3):
+        edges = np.arange(filled.shape[axis])
+        column = [1, 1, 1]
+        column[axis] = -1
+        below = _beside(filled, axis, -1)
+        quads.append(_rectangles(filled & ~below & (lowest[axis] < edges).reshape(column), axis, 0))
+        above = _beside(filled, axis, 1)
+        quads.append(_rectangles(filled & ~above & (highest[axis] > edges + 1).reshape(column), axis, 1))
+    corners = np.concatenate(quads)
+    first = 4 * np.arange(len(corners), dtype=np.int32)[:, None]
+    triangles = np.concatenate([first + np.array([0, 1, 2], np.int32), first + np.array([0, 2, 3], np.int32)])
+    return StaticRays(corners.reshape(-1, 3), triangles)
+
+
+def unseen(
+    rays: StaticRays, candidates: Bool[np.ndarray, "X Y Z"], sensors: Float[np.ndarray, "S 3"], grid: VoxelGrid
+) -> Bool[np.ndarray, "X Y Z"]:
+    """Those of the candidates that no sensor sees.
+
+    Args:
+        rays: from `occupied_rays`, of the same grid.
+        candidates: the voxels asked about, none of them filled.
+        sensors: places in the ego frame of the grid, metres.
+        grid: the voxels.
+    """
+    hidden = np.flatnonzero(candidates)
+    centres = _centres(hidden, candidates.shape)
+    for place in _in_voxels(sensors, grid)[_far_apart(len(sensors))]:
+        towards = place - centres
+        distance = np.sqrt(np.einsum("ij,ij->i", towards, towards))
+        towards /= np.maximum(distance, np.float32(1e-6))[:, None]
+        blocked = rays.blocked(centres, towards, distance)
+        hidden, centres = hidden[blocked], centres[blocked]
+    result = np.zeros(candidates.size, bool)
+    result[hidden] = True
+    return result.reshape(candidates.shape)
+
+
+def _far_apart(count: int) -> Int64[np.ndarray, " S"]:
+    """An order of 0..count-1 that visits far ones first (last, middle, quarters): these see most that is new."""
+    bits = max(count - 1, 1).bit_length()
+    reverse = [int(f"{i:0{bits}b}"[::-1], 2) for i in range(1 << bits)]
+    order = [count - 1 - i for i in reverse if i < count]
+    return np.array(order, np.int64)
+
+
+def _in_voxels(places: Float[np.ndarray, "S 3"], grid: VoxelGrid) -> Float32[np.ndarray, "S 3"]:
+    """Places in voxel units, 0 at the lower corner of the grid."""
+    return ((places - np.array(grid.lower)) / np.array(grid.voxel_size)).astype(np.float32)
+
+
+def _centres(flat: Int64[np.ndarray, " V"], shape: tuple[int, ...]) -> Float32[np.ndarray, "V 3"]:
+    """Centres of voxels in voxel units."""
+    index = np.stack(np.unravel_index(flat, shape), axis=1).astype(np.float32)
+    return index + np.float32(0.5)
+
+
+def _beside(filled: Bool[np.ndarray, "X Y Z"], axis: int, step: int) -> Bool[np.ndarray, "X Y Z"]:
+    """Whether the neighbour at `step` along the axis is filled; beyond the grid nothing is."""
+    neighbour = np.zeros_like(filled)
+    inner, outer = [slice(None)] * 3, [slice(None)] * 3
+    inner[axis], outer[axis] = (slice(1, None), slice(None, -1)) if step < 0 else (slice(None, -1), slice(1, None))
+    neighbour[tuple(inner)] = filled[tuple(outer)]
+    return neighbour
+
+
+def _rectangles(sides: Bool[np.ndarray, "X Y Z"], axis: int, upper: int) -> Float32[np.ndarray, "Q 4 3"]:
+    """Corners of the open sides across `axis`, runs of neighbours joined into one rectangle.
+
+    Args:
+        sides: voxels whose side is open.
+        axis: the axis the sides stand across.
+        upper: 0 for the lower side of each voxel, 1 for the upper one.
+    """
+    along = 1 if axis == 0 else 0
+    across = 3 - axis - along
+    rows = np.moveaxis(sides, along, -1)
+    padded = np.zeros((*rows.shape[:2], rows.shape[2] + 2), np.int8)
+    padded[..., 1:-1] = rows
+    change = np.diff(padded, axis=-1)
+    starts, ends = np.argwhere(change == 1), np.argwhere(change == -1)
+    kept = [other for other in range(3) if other != along]
+    low = np.zeros((len(starts), 3), np.float32)
+    low[:, kept], low[:, along] = starts[:, :2], starts[:, 2]
+    low[:, axis] += upper
+    high = low.copy()
+    high[:, along] = ends[:, 2]
+    high[:, across] += 1
+    corners = np.repeat(low[:, None], 4, axis=1)
+    corners[:, 1, along], corners[:, 2], corners[:, 3, across] = high[:, along], high, high[:, across]
+    return corners
