@@ -1,0 +1,72 @@
+"""What the tests share: real frames where they are at hand, one tiny town a run, one thread a process."""
+
+import fcntl
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """One thread a process: test processes share the cores, and sums keep their order."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real frames; a test that asks for it needs the marker of the same name."""
+    root = Path(os.environ.get("OCCLOOM_REAL_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not (root / "INDEX.json").is_file():
+        pytest.skip(f"no real data at {root}; name it in OCCLOOM_REAL_DATA")
+    return root.resolve()
+
+
+@pytest.fixture(scope="session")
+def tiny_town(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A town of three sequences of two frames in the SemanticKITTI layout, made once a run; do not write into it."""
+    from occloom.town.semantickitti_writer import write_town
+
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    town, partial = shared / "tiny_town", shared / "tiny_town_partial"
+    with (shared / "tiny_town.lock").open("w") as lock:
+        # The first process writes while the others wait here; the lock is freed even if the writer dies.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not town.exists():
+            write_town(
+                partial,
+                sequences=3,
+                frames=2,
+                image_size=(96, 320),
+                seed=7,
+                following_scans=4,
+                labels="scans",
+                workers=1,
+            )
+            partial.rename(town)
+    return town
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The marker `real_data` and the fixture `real_data` go together, or the count of real-data tests would be wrong."""
+    for item in items:
+        marked = item.get_closest_marker("real_data") is not None
+        asks = "real_data" in getattr(item, "fixturenames", ())
+        if marked != asks:
+            have, lack = ("marker", "fixture") if marked else ("fixture", "marker")
+            raise pytest.UsageError(f"{item.nodeid} has the {have} real_data but not the {lack}.")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many tests saw real data; the CI script reads this line."""
+
+    def count(*outcomes: str) -> int:
+        reports = [report for outcome in outcomes for report in terminalreporter.stats.get(outcome, [])]
+        return len({report.nodeid for report in reports if "real_data" in report.keywords})
+
+    ran, skipped = count("passed", "failed", "xfailed", "xpassed"), count("skipped")
+    terminalreporter.write_line(f"real-data tests: {ran} ran, {skipped} skipped")
