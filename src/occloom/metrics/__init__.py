@@ -1,0 +1,1 @@
+"""Confusion counts, scoring protocols and naive predictors."""

@@ -1,0 +1,120 @@
+"""Scoring protocols: from one confusion matrix over a whole set to the numbers papers print.
+
+A protocol is a record of the few choices in which evaluators differ; docs/metrics.md compares them. All scores are
+fractions; papers print percent.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class OccupancyScores:
+    """Scores of one confusion matrix, as fractions; NaN where a protocol leaves a score undefined."""
+
+    iou: float
+    """Of occupied against empty, whatever the class (geometric completion)."""
+    precision: float
+    """Of occupied against empty."""
+    recall: float
+    """Of occupied against empty."""
+    miou: float
+    """Mean over all classes but the empty one."""
+    per_class: tuple[float, ...]
+    """IoU of all K classes, the empty one included."""
+
+
+@dataclass(frozen=True)
+class ScoringProtocol:
+    """How confusion counts become scores, and the words that say so."""
+
+    name: str
+    source: str
+    """The evaluator whose numbers are reproduced."""
+    labels: str
+    """Card: which labels are compared, and where."""
+    mask: str
+    """Card: which voxels count."""
+    averaged: str
+    """Card: the classes mIoU averages."""
+    absent: str
+    """Card: what happens to a class in neither truth nor prediction."""
+    undefined: str
+    """Card: completion where nothing is occupied."""
+    empty: int
+    """Id of the empty class."""
+    class_epsilon: float
+    """Added to the denominator of each class's IoU."""
+    completion_epsilon: float
+    """Added to the denominators of precision and recall."""
+    nothing_occupied: float
+    """Completion IoU where neither truth nor prediction holds an occupied voxel."""
+
+    def scores(self, counts: Int64[Tensor, "K K"]) -> OccupancyScores:
+        """Score pooled counts.
+
+        Args:
+            counts: Rows truth, columns prediction, summed over all frames of the set.
+        """
+        counts = counts.cpu()
+        hits = counts.diagonal()
+        union = counts.sum(0) + counts.sum(1) - hits
+        per_class = hits.double() / (union.double() + self.class_epsilon)
+        averaged = torch.arange(len(counts)) != self.empty
+        # Completion: an occupied voxel of the wrong class is a hit.
+        both = int(counts[averaged][:, averaged].sum())
+        true, predicted = int(counts[averaged].sum()), int(counts[:, averaged].sum())
+        either = true + predicted - both
+        return OccupancyScores(
+            iou=both / either if either else self.nothing_occupied,
+            precision=both / (predicted + self.completion_epsilon) if both else 0.0,
+            recall=both / (true + self.completion_epsilon) if both else 0.0,
+            miou=float(per_class[averaged].mean()),
+            per_class=tuple(per_class.tolist()),
+        )
+
+    def card(self) -> str:
+        """The choices behind the numbers, a line each."""
+        lines = {
+            "protocol": f"{self.name} ({self.source})",
+            "labels": self.labels,
+            "mask": self.mask,
+            "averaged": self.averaged,
+            "absent": self.absent,
+            "undefined": self.undefined,
+            "pooling": "one confusion matrix over all frames, not a mean of per-frame scores",
+        }
+        return "\n".join(f"{key:<10} {value}" for key, value in lines.items())
+
+
+SEMANTICKITTI = ScoringProtocol(
+    name="semantickitti",
+    source="evaluate_completion.py of semantic-kitti-api",
+    labels="training ids 0..19 on the full 256x256x32 grid; raw 1, 52, 99 and ids unknown to the table are ignored",
+    mask="voxels whose label is not ignored and whose .invalid bit is 0",
+    averaged="all classes but empty (19), whether they occur or not",
+    absent="scores 0 and still divides",
+    undefined="completion IoU is NaN where neither truth nor prediction is occupied; precision and recall are 0",
+    empty=0,
+    class_epsilon=1e-15,
+    completion_epsilon=float(torch.finfo(torch.float32).eps),
+    nothing_occupied=math.nan,
+)
+
+MONOSCENE = ScoringProtocol(
+    name="monoscene",
+    source="SSCMetrics of MonoScene, also used by VoxFormer, MonoOcc, VoxDet and SSCBench",
+    labels="training ids on the full 256x256x32 grid; ignored labels are 255 in the files of those projects",
+    mask="voxels whose target is not 255: neither ignored nor .invalid",
+    averaged="all classes but empty (19 on SemanticKITTI, 18 on SSCBench-KITTI-360), whether they occur or not",
+    absent="scores 0 and still divides",
+    undefined="completion IoU, precision and recall are 0 where no occupied voxel is hit",
+    empty=0,
+    class_epsilon=1e-5,
+    completion_epsilon=0.0,
+    nothing_occupied=0.0,
+)
