@@ -1,9 +1,9 @@
 """Voxel labels out of labelled scans, by the rule of SemanticKITTI's voxelizer.
 
 The rule (reference datasets_and_metrics 1.2): take scan f and up to 70 scans after it; of each, the points between
-2.5 m and 70 m from its own sensor; move them into the ego frame of f; give each voxel the raw id that most of its points
-have, the smaller id where two have as many. "Outlier" (1) counts as "unlabelled" (0), and a voxel in which 0 wins is empty.
-Things that move leave all their places behind them, as they do in the official labels.
+2.5 m and 70 m from its own sensor; move them into the ego frame of f; give each voxel the raw id that most of its
+points have, the smaller id where two have as many. "Outlier" (1) counts as "unlabelled" (0), and a voxel in which 0
+wins is empty. Things that move leave all their places behind them, as they do in the official labels.
 
 Frames and axes as in docs/conventions.md: ego frame of f, metres, axis order X Y Z.
 """

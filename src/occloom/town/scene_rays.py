@@ -30,8 +30,7 @@ class WorldRays:
 
     def mesh(self, time: float) -> Mesh:
         """Everything there is at `time` seconds, world frame."""
-        self._move_to(time)
-        vertices = np.concatenate([self.world.static.vertices, self._moving.vertices])
+        vertices = np.concatenate([self.world.static.vertices, dynamic_mesh(self.world, time).vertices])
         every = self.faces
         return Mesh(vertices, every.faces, every.label, every.instance, every.material, every.colour)
 
