@@ -1,0 +1,186 @@
+"""ResNet image trunks whose state dict has torchvision's keys (He et al., CVPR 2016; stride in the 3x3 convolution)."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from occloom.errors import InputError
+from occloom.interfaces import FeaturePyramid
+
+Norm = Callable[[int], nn.Module]
+"""Makes the normalisation of a number of channels."""
+
+IMAGE_MEAN = (0.485, 0.456, 0.406)
+"""Of RGB in [0, 1] over ImageNet: what torchvision's weights expect."""
+IMAGE_STD = (0.229, 0.224, 0.225)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions around a shortcut: ResNet-18 and -34."""
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, width: int, *, stride: int, norm: Norm) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, width, 3, stride, padding=1, bias=False)
+        self.bn1 = norm(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = norm(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = _shortcut(in_channels, width, stride=stride, norm=norm)
+
+    def forward(self, x: Float[Tensor, "M C H W"]) -> Float[Tensor, "M Co h w"]:
+        """Halve the size where the stride is 2."""
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        return self.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 convolutions around a shortcut: ResNet-50."""
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, width: int, *, stride: int, norm: Norm) -> None:
+        super().__init__()
+        out_channels = width * self.expansion
+        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        self.bn1 = norm(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
+        self.bn2 = norm(width)
+        self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
+        self.bn3 = norm(out_channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = _shortcut(in_channels, out_channels, stride=stride, norm=norm)
+
+    def forward(self, x: Float[Tensor, "M C H W"]) -> Float[Tensor, "M Co h w"]:
+        """Halve the size where the stride is 2."""
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        return self.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+def _shortcut(in_channels: int, out_channels: int, *, stride: int, norm: Norm) -> nn.Sequential | None:
+    """A projection where the shape changes, nothing where it does not."""
+    if stride == 1 and in_channels == out_channels:
+        return None
+    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), norm(out_channels))
+
+
+class ResNet(nn.Module):
+    """Images to features at strides 4, 8, 16 and 32, or the coarser ones of these."""
+
+    def __init__(
+        self,
+        block: type[BasicBlock] | type[Bottleneck],
+        blocks: tuple[int, int, int, int],
+        *,
+        width: int = 64,
+        finest_stride: int = 4,
+        norm: Norm = nn.BatchNorm2d,
+    ) -> None:
+        """Make a trunk with random weights.
+
+        Args:
+            block: The residual block.
+            blocks: Blocks of each stage.
+            width: Channels of the first stage before expansion; 64 in the paper, doubled from stage to stage.
+            finest_stride: Of the levels that `forward` returns: 4, 8, 16 or 32.
+            norm: Makes the normalisation layers; pretrained weights need batch normalisation.
+        """
+        super().__init__()
+        self.strides = tuple(stride for stride in (4, 8, 16, 32) if stride >= finest_stride)
+        stage_channels = [width * 2**stage * block.expansion for stage in range(4)]
+        self.channels = tuple(stage_channels[-len(self.strides) :])
+        self.conv1 = nn.Conv2d(3, width, 7, 2, padding=3, bias=False)
+        self.bn1 = norm(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, 2, padding=1)
+        in_channels = [width, *stage_channels[:-1]]
+        stages = [
+            _stage(block, in_channels[s], width * 2**s, blocks[s], stride=1 if s == 0 else 2, norm=norm)
+            for s in range(4)
+        ]
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        # Not saved, so that the keys stay torchvision's.
+        self.register_buffer("mean", torch.tensor(IMAGE_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGE_STD).view(3, 1, 1), persistent=False)
+        self.apply(_initialise)
+
+    def forward(self, images: Float[Tensor, "M 3 H W"]) -> FeaturePyramid:
+        """Encode RGB images in [0, 1] of any size; a level has `ceil(size / stride)` pixels."""
+        x = (images - self.mean) / self.std
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        levels = []
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = stage(x)
+            levels.append(x)
+        return FeaturePyramid(levels=tuple(levels[-len(self.strides) :]), strides=self.strides)
+
+
+def _stage(
+    block: type[BasicBlock] | type[Bottleneck], in_channels: int, width: int, count: int, *, stride: int, norm: Norm
+) -> nn.Sequential:
+    """Blocks of one size; the first changes it."""
+    first = block(in_channels, width, stride=stride, norm=norm)
+    return nn.Sequential(
+        first, *(block(width * block.expansion, width, stride=1, norm=norm) for _ in range(count - 1))
+    )
+
+
+def _initialise(module: nn.Module) -> None:
+    """Keep the variance of the signal through ReLUs (He et al., ICCV 2015)."""
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+def resnet18(*, width: int = 64, finest_stride: int = 4, norm: Norm = nn.BatchNorm2d) -> ResNet:
+    """ResNet-18."""
+    return ResNet(BasicBlock, (2, 2, 2, 2), width=width, finest_stride=finest_stride, norm=norm)
+
+
+def resnet34(*, width: int = 64, finest_stride: int = 4, norm: Norm = nn.BatchNorm2d) -> ResNet:
+    """ResNet-34."""
+    return ResNet(BasicBlock, (3, 4, 6, 3), width=width, finest_stride=finest_stride, norm=norm)
+
+
+def resnet50(*, width: int = 64, finest_stride: int = 4, norm: Norm = nn.BatchNorm2d) -> ResNet:
+    """ResNet-50."""
+    return ResNet(Bottleneck, (3, 4, 6, 3), width=width, finest_stride=finest_stride, norm=norm)
+
+
+def load_torchvision_weights(trunk: ResNet, path: Path, *, option: str) -> None:
+    """Load torchvision's weights of the same ResNet from a `.pth` or `.safetensors` file, its classifier left out.
+
+    Args:
+        trunk: Receives the weights.
+        path: File with a state dict.
+        option: The command-line option that named the file, for the message.
+
+    Raises:
+        InputError: If the file is missing, unreadable, or of another network.
+    """
+    remedy = f"give {option} a torchvision state dict of the same ResNet (.pth or .safetensors)"
+    if not path.is_file():
+        raise InputError("no such weights file", where=path, remedy=remedy)
+    try:
+        loaded = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except (OSError, RuntimeError, SafetensorError, ValueError, EOFError, KeyError) as error:
+        raise InputError(f"cannot be read as weights ({type(error).__name__})", where=path, remedy=remedy) from error
+    state = {key: value for key, value in loaded.items() if not key.startswith("fc.")}
+    own = trunk.state_dict()
+    # Files older than PyTorch 0.4.1 do not count batches.
+    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+    surplus = [key for key in state if key not in own]
+    misshapen = [key for key in own if key in state and state[key].shape != own[key].shape]
+    for what, keys in (("lacks", missing), ("has the unknown key", surplus), ("has another shape for", misshapen)):
+        if keys:
+            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+            raise InputError(f"{what} {keys[0]}{more}", where=path, rule="weights must fit the trunk", remedy=remedy)
+    trunk.load_state_dict(state, strict=False)

@@ -1,0 +1,1 @@
+"""From voxel features to class scores."""

@@ -1,0 +1,24 @@
+"""Class-weighted cross-entropy over the voxels that count."""
+
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+
+def cross_entropy(
+    logits: Float[Tensor, "B K X Y Z"],
+    labels: Int64[Tensor, "B X Y Z"],
+    observed: Bool[Tensor, "B X Y Z"],
+    weights: Float[Tensor, " K"],
+) -> Float[Tensor, ""]:
+    """Mean of -log p(label) over observed voxels, weighted by class: `sum(w * nll) / sum(w)`; 0 if none is observed.
+
+    Args:
+        logits: Unnormalised class scores.
+        labels: Dense class ids.
+        observed: Voxels that count.
+        weights: One a class (MonoScene: `LabelSpace.class_weights`).
+    """
+    nll = F.cross_entropy(logits, labels, reduction="none")
+    weight = weights.index_select(0, labels.reshape(-1)).view(labels.shape) * observed
+    return (weight * nll).sum() / weight.sum().clamp(min=1e-12)

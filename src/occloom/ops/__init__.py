@@ -1,0 +1,1 @@
+"""Numerical operations that carry no parameters."""
