@@ -31,7 +31,7 @@ def tiny_town(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    town, partial = shared / "tiny_town", shared / "tiny_town_partial"
+    town, partial = shared / "tiny_town", tmp_path_factory.mktemp("partial") / "tiny_town"
     with (shared / "tiny_town.lock").open("w") as lock:
         # The first process writes while the others wait here; the lock is freed even if the writer dies.
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -52,7 +52,7 @@ def tiny_town(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The marker `real_data` and the fixture `real_data` go together, or the count of real-data tests would be wrong."""
+    """The marker and the fixture `real_data` go together, or the count of real-data tests would be wrong."""
     for item in items:
         marked = item.get_closest_marker("real_data") is not None
         asks = "real_data" in getattr(item, "fixturenames", ())
