@@ -1,0 +1,1 @@
+"""Training, evaluation and everything that a run is made of; the only importer of Lightning Fabric."""

@@ -1,0 +1,299 @@
+"""One training run, from a recipe to a folder of checkpoints."""
+
+import math
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from occloom.engine import checkpoint
+from occloom.engine.average import start_average, update_average
+from occloom.engine.config import Recipe, TrainConfig
+from occloom.engine.evaluate import count, evenly_spaced
+from occloom.engine.loading import BatchOrder, training_batches
+from occloom.engine.logs import RunLog
+from occloom.errors import InputError
+from occloom.interfaces import OccupancyModel, SceneDataset
+from occloom.metrics.protocols import OccupancyScores
+from occloom.scene import Sample
+
+
+class TrainStep(nn.Module):
+    """A sample in, named losses out: what must run inside DDP's forward, because losses may have parameters."""
+
+    def __init__(self, model: OccupancyModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, sample: Sample) -> dict[str, Float[Tensor, ""]]:
+        """The model's losses.
+
+        Raises:
+            InputError: If the sample has no labels.
+        """
+        if sample.target is None:
+            raise InputError(f"{sample.tokens[0]} has no labels", rule="only labelled frames can be trained on")
+        return self.model.loss(self.model(sample.scene), sample.target)
+
+
+@dataclass
+class State:
+    """What changes while a run goes on; `checkpoint.save` writes all of it."""
+
+    model: OccupancyModel
+    average: OccupancyModel
+    optimizer: torch.optim.AdamW
+    step: int = 0
+    best_miou: float = -1.0
+    seconds: float = 0.0
+
+
+def fit(recipe: Recipe, run: Path, fabric: Fabric) -> Path:
+    """Train a recipe in a run folder, or go on where that folder's latest checkpoint stands.
+
+    The result, weights and logs, is the same bit for bit however often the run was stopped, on the same machine,
+    thread count and number of processes.
+
+    Args:
+        recipe: Model, data and training.
+        run: Folder of the checkpoints and logs.
+        fabric: As `launch` returns it.
+
+    Returns:
+        The folder of the last step's checkpoint.
+
+    Raises:
+        InputError: If the folder holds a run of another recipe, the batch cannot be shared out, or data is bad.
+    """
+    config = recipe.train
+    state = _start(recipe, fabric)
+    description = checkpoint.describe(recipe, state.model.grid, state.model.label_space)
+    _resume(state, run, description, fabric)
+    if state.step < config.steps:
+        _train(recipe, run, fabric, state, description)
+    folder = checkpoint.pointed(run, "latest")
+    assert folder is not None
+    return folder
+
+
+def _train(recipe: Recipe, run: Path, fabric: Fabric, state: State, description: dict[str, Any]) -> None:
+    """All steps that are left, in the order in which they happen."""
+    config = recipe.train
+    train_data = recipe.data.build("train", state.model.needs)
+    val_data = recipe.data.build("val", state.model.needs) if config.validate_every else None
+    order = _batch_order(config, len(train_data), state.step, fabric)
+    pin_memory = fabric.device.type == "cuda"
+    batches = training_batches(train_data, order, workers=config.workers, pin_memory=pin_memory)
+    train_step = _parallel(TrainStep(state.model.train()), fabric)
+    optimizer = fabric.setup_optimizers(state.optimizer)
+    log = RunLog(run, first_step=state.step, steps=config.steps) if fabric.is_global_zero else None
+    started = time.monotonic() - state.seconds
+
+    with log or nullcontext():
+        for step in range(state.step, config.steps):
+            rate = config.learning_rate * config.schedule.factor(step, config.steps)
+            for group in state.optimizer.param_groups:
+                group["lr"] = rate
+            # Dropout and the like: a function of the step, so that a resumed run draws what it would have drawn.
+            torch.manual_seed(_mixed(config.seed, step, fabric.global_rank))
+
+            parts = []
+            for part in range(config.accumulate):
+                sample = next(batches).to(fabric.device)
+                with _synced(train_step, last=part == config.accumulate - 1):
+                    with fabric.autocast():
+                        losses = train_step(sample)
+                        loss = torch.stack(list(losses.values())).sum()
+                    fabric.backward(loss / config.accumulate)
+                parts.append({name: value.detach() for name, value in losses.items()})
+
+            norm = fabric.clip_gradients(
+                state.model, state.optimizer, max_norm=config.clip_norm, error_if_nonfinite=False
+            )
+            optimizer.step()
+            optimizer.zero_grad()
+            update_average(state.average, state.model, decay=config.ema_decay, step=step)
+            state.step = step + 1
+            state.seconds = time.monotonic() - started
+
+            if _due(state.step, config.log_every, config.steps):
+                terms = _mean_terms(parts, fabric)
+                _refuse_nan(terms, state.step)
+                if log is not None:
+                    log.add_losses(state.step, terms, rate=rate, norm=float(norm))
+
+            best = False
+            if val_data is not None and _due(state.step, config.validate_every, config.steps):
+                scores = _validate(recipe, state, val_data, fabric)
+                best = scores.miou > state.best_miou
+                state.best_miou = max(scores.miou, state.best_miou)
+                if log is not None:
+                    log.add_scores(state.step, {"iou": scores.iou, "miou": scores.miou})
+
+            if best or _due(state.step, config.save_every, config.steps):
+                if log is not None:
+                    log.sync()
+                    _save(run, state, description, fabric, best=best, keep=config.keep)
+                fabric.barrier()
+
+
+def build_model(recipe: Recipe) -> OccupancyModel:
+    """The recipe's model with random weights, which depend on the seed alone."""
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.train.seed)
+        return recipe.model.build(recipe.data.grid, recipe.data.label_space)
+
+
+def _start(recipe: Recipe, fabric: Fabric) -> State:
+    """The state before the first step."""
+    model = build_model(recipe)
+    if fabric.world_size > 1 and fabric.device.type == "cuda":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    model = model.to(fabric.device)
+    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
+    others = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
+    groups = [
+        {"params": decayed, "weight_decay": recipe.train.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=recipe.train.learning_rate)
+    return State(model=model, average=start_average(model), optimizer=optimizer)
+
+
+def _resume(state: State, run: Path, description: dict[str, Any], fabric: Fabric) -> None:
+    """Take over the latest checkpoint of a run folder, if there is one.
+
+    Raises:
+        InputError: If it is of another recipe.
+    """
+    folder = checkpoint.pointed(run, "latest")
+    if folder is None:
+        return
+    _refuse_other_recipe(checkpoint.read_description(folder), description, run)
+    checkpoint.load_weights(state.model, folder / "model.safetensors")
+    checkpoint.load_weights(state.average, folder / "ema.safetensors")
+    progress = checkpoint.load_progress(folder)
+    state.optimizer.load_state_dict(progress.optimizer)
+    fabric.strategy.precision.load_state_dict(progress.scaler)
+    state.step, state.best_miou, state.seconds = progress.step, progress.best_miou, progress.seconds
+
+
+def _refuse_other_recipe(old: dict[str, Any], new: dict[str, Any], run: Path) -> None:
+    """Refuse to go on with a run whose result would differ; where data lies and who loads it does not matter."""
+    for part in ("recipe", "model", "data", "train", "grid", "label_space"):
+        mine, theirs = new[part], old[part]
+        names = set(mine) | set(theirs) if isinstance(mine, dict) else {""}
+        for name in sorted(names - {"root", "workers"}):
+            before, now = (theirs.get(name), mine.get(name)) if name else (theirs, mine)
+            if before != now:
+                raise InputError(
+                    f"the run there has {part}{'.' if name else ''}{name} = {before}, this one {now}",
+                    where=run,
+                    rule="a run goes on with its own recipe only",
+                    remedy="name another --out, or remove the folder",
+                )
+
+
+def _save(run: Path, state: State, description: dict[str, Any], fabric: Fabric, *, best: bool, keep: int) -> None:
+    """Write a checkpoint, then move the pointers; `latest` moves last, so that a killed run repeats the rest."""
+    progress = checkpoint.Progress(
+        step=state.step,
+        best_miou=state.best_miou,
+        seconds=state.seconds,
+        optimizer=state.optimizer.state_dict(),
+        scaler=fabric.strategy.precision.state_dict(),
+    )
+    folder = checkpoint.save(
+        run, weights=state.model, average=state.average, description=description, progress=progress
+    )
+    if best:
+        checkpoint.point(run, "best", folder)
+    checkpoint.point(run, "latest", folder)
+    checkpoint.prune(run, keep)
+
+
+def _validate(recipe: Recipe, state: State, samples: SceneDataset, fabric: Fabric) -> OccupancyScores:
+    """Score the averaged weights."""
+    indices = evenly_spaced(len(samples), recipe.train.validate_samples)
+    counts = count(state.average, samples, fabric, indices=indices, workers=recipe.train.workers)
+    return recipe.protocol.scores(counts.total)
+
+
+def _batch_order(config: TrainConfig, num_samples: int, first_step: int, fabric: Fabric) -> BatchOrder:
+    """This process's part of all steps that are left.
+
+    Raises:
+        InputError: If the batch cannot be shared out evenly.
+    """
+    shares = fabric.world_size * config.accumulate
+    if config.batch_size % shares:
+        raise InputError(
+            f"train.batch-size is {config.batch_size}",
+            rule=f"it must be a multiple of processes x train.accumulate = {shares}",
+        )
+    if not num_samples:
+        raise InputError("the training split has no samples", remedy="check --data.root")
+    return BatchOrder(
+        num_samples=num_samples,
+        batch_size=config.batch_size,
+        parts=config.accumulate,
+        first_step=first_step,
+        last_step=config.steps,
+        seed=config.seed,
+        rank=fabric.global_rank,
+        world=fabric.world_size,
+    )
+
+
+def _parallel(step: TrainStep, fabric: Fabric) -> nn.Module:
+    """The step, its gradients averaged over processes where there are several.
+
+    Fabric's own wrapper refuses frozen dataclasses, so DDP is put on by hand.
+    """
+    if fabric.world_size == 1:
+        return step
+    devices = [fabric.device] if fabric.device.type == "cuda" else None
+    return DistributedDataParallel(step, device_ids=devices)
+
+
+def _synced(step: nn.Module, *, last: bool) -> AbstractContextManager[None]:
+    """Let processes exchange gradients in the last part of a step only."""
+    return step.no_sync() if isinstance(step, DistributedDataParallel) and not last else nullcontext()
+
+
+def _mean_terms(parts: list[dict[str, Tensor]], fabric: Fabric) -> dict[str, float]:
+    """Each loss term, averaged over the parts of a step and over the processes."""
+    names = list(parts[0])
+    values = torch.stack([torch.stack([part[name].float() for name in names]) for part in parts]).mean(0)
+    means = fabric.all_reduce(values, reduce_op="mean")
+    assert isinstance(means, Tensor)
+    return dict(zip(names, means.tolist(), strict=True))
+
+
+def _refuse_nan(terms: dict[str, float], step: int) -> None:
+    """Stop a run that cannot recover."""
+    wrong = [name for name, value in terms.items() if not math.isfinite(value)]
+    if wrong:
+        raise InputError(
+            f"the loss {wrong[0]} is {terms[wrong[0]]} at step {step}",
+            rule="a finite loss is expected",
+            remedy="lower --train.learning-rate or --train.clip-norm; the last checkpoint is as it was",
+        )
+
+
+def _due(step: int, every: int, steps: int) -> bool:
+    """Whether something that happens every so many steps, and at the end, happens after this step."""
+    return step == steps or (every > 0 and step % every == 0)
+
+
+def _mixed(*numbers: int) -> int:
+    """One seed of several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])

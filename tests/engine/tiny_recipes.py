@@ -1,0 +1,149 @@
+"""A recipe that trains in a second, importable as `tiny_recipes:tiny` also by further processes."""
+
+import os
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from occloom.engine.config import Recipe, TrainConfig
+from occloom.errors import InputError
+from occloom.grid import LabelSpace, VoxelGrid
+from occloom.interfaces import Needs, OccupancyModel, Split
+from occloom.scene import Cameras, Sample, Scene, Target
+
+GRID = VoxelGrid(lower=(0.0, -2.0, -1.0), voxel_size=(1.0, 1.0, 1.0), shape=(4, 4, 2))
+LABELS = LabelSpace(
+    names=("empty", "car", "road"),
+    empty=0,
+    colours=((0, 0, 0), (255, 0, 0), (0, 255, 0)),
+    frequencies=(100.0, 10.0, 30.0),
+)
+SIZES = {"train": 7, "val": 5, "test": 2}
+
+
+@dataclass(frozen=True)
+class TinyData:
+    """Random images whose mean colour says which voxels are occupied."""
+
+    root: Path = Path("nowhere")
+    image_size: tuple[int, int] = (4, 6)
+    broken: int = -1
+    """A sample that cannot be read."""
+
+    grid = GRID
+    label_space = LABELS
+    num_frames = 1
+    num_cameras = 1
+
+    def build(self, split: Split, needs: Needs) -> "TinySamples":
+        return TinySamples(self, split)
+
+
+class TinySamples:
+    def __init__(self, config: TinyData, split: Split) -> None:
+        self.config, self.split = config, split
+        self.grid, self.label_space = GRID, LABELS
+        self.tokens = tuple(f"{i % 2:02d}/{i:06d}" for i in range(SIZES[split]))
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def sample(self, index: int, rng: np.random.Generator | None = None) -> Sample:
+        if index == self.config.broken:
+            raise InputError("truncated", where=f"{self.tokens[index]}.bin")
+        time.sleep(float(os.environ.get("TINY_SECONDS", "0")))
+        fixed = np.random.default_rng([index, len(self.split)])
+        labels = fixed.integers(0, 3, GRID.shape)
+        colour = np.array([(labels == k).mean() for k in range(3)])[:, None, None]
+        image = colour + 0.05 * fixed.random((3, *self.config.image_size))
+        if rng is not None:
+            image = image + 0.01 * rng.random(image.shape)
+        return Sample(
+            scene=tiny_scene(torch.from_numpy(image)[None, None, None].double()),
+            target=Target(torch.from_numpy(labels)[None], torch.from_numpy(fixed.random(GRID.shape) < 0.9)[None]),
+            tokens=(self.tokens[index],),
+        )
+
+
+def tiny_scene(images: Float[Tensor, "B 1 1 3 H W"]) -> Scene:
+    batch = len(images)
+    return Scene(
+        cameras=Cameras(
+            intrinsics=torch.eye(3, dtype=torch.float64).expand(batch, 1, 1, 3, 3),
+            camera_from_ego=torch.eye(4, dtype=torch.float64).expand(batch, 1, 1, 4, 4),
+            time=torch.zeros(batch, 1, 1),
+        ),
+        now_from_then=torch.eye(4).expand(batch, 1, 4, 4),
+        time=torch.zeros(batch, 1),
+        frame_valid=torch.ones(batch, 1, dtype=torch.bool),
+        camera_valid=torch.ones(batch, 1, 1, dtype=torch.bool),
+        images=images,
+    )
+
+
+@dataclass(frozen=True)
+class TinyOutputs:
+    logits: Float[Tensor, "B K X Y Z"]
+
+
+@dataclass(frozen=True)
+class TinyModelConfig:
+    channels: int = 8
+    dropout: float = 0.2
+
+    def build(self, grid: VoxelGrid, label_space: LabelSpace) -> "TinyModel":
+        return TinyModel(self, grid, label_space)
+
+
+class TinyModel(OccupancyModel):
+    """Dropout, a batch norm with running statistics and a parameter inside the loss: what makes resuming hard."""
+
+    def __init__(self, config: TinyModelConfig, grid: VoxelGrid, label_space: LabelSpace) -> None:
+        super().__init__()
+        self.grid, self.label_space, self.needs = grid, label_space, Needs()
+        self.stem = nn.Sequential(nn.Conv2d(3, config.channels, 3, padding=1), nn.BatchNorm2d(config.channels))
+        self.head = nn.Sequential(
+            nn.Dropout(config.dropout), nn.Linear(config.channels, label_space.num_classes * grid.num_voxels)
+        )
+        self.temperature = nn.Parameter(torch.ones(()))
+
+    def forward(self, scene: Scene) -> TinyOutputs:
+        assert scene.images is not None
+        features = self.stem(scene.images[:, 0, 0]).relu().mean((2, 3))
+        logits = self.head(features).reshape(-1, self.label_space.num_classes, *self.grid.shape)
+        return TinyOutputs(logits)
+
+    def loss(self, outputs: TinyOutputs, target: Target) -> dict[str, Tensor]:
+        labels = target.labels.masked_fill(~target.observed, -1)
+        entropy = nn.functional.cross_entropy(outputs.logits * self.temperature, labels, ignore_index=-1)
+        return {"cross_entropy": entropy, "size": 1e-3 * outputs.logits.square().mean()}
+
+
+def tiny() -> Recipe:
+    """A few voxels from the mean colour of an image."""
+    train = TrainConfig(
+        steps=20,
+        batch_size=2,
+        learning_rate=0.05,
+        validate_every=5,
+        save_every=5,
+        log_every=1,
+        workers=0,
+        ema_decay=0.5,
+    )
+    return Recipe(name="tiny_recipes:tiny", model=TinyModelConfig(), data=TinyData(), train=train)
+
+
+def not_a_recipe() -> int:
+    """Something importable that is no recipe."""
+    return 3
+
+
+def tiny_wide() -> Recipe:
+    """More channels."""
+    return replace(tiny(), name="tiny_recipes:tiny_wide", model=TinyModelConfig(channels=16))
