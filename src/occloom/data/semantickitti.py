@@ -1,0 +1,391 @@
+"""SemanticKITTI's semantic scene completion, read from the official layout.
+
+Also reads the same layout written by `occloom town`, and accumulated labels in `voxels_derived/*.npz` where official
+ones are missing. Documentation: docs/datasets/semantickitti.md.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float64, Int64, UInt8
+from PIL import Image
+from torch import Tensor
+
+from occloom.cache import MANIFEST, Cache, read_cache
+from occloom.data.kitti_files import (
+    Calibration,
+    KittiFrame,
+    read_calibration,
+    read_points,
+    read_poses,
+    read_times,
+    read_voxel_bits,
+    read_voxel_labels,
+    velodyne_poses,
+)
+from occloom.data.label_reduction import majority_labels, monoscene_labels
+from occloom.data.label_spaces import IGNORED, SEMANTIC_KITTI, to_train_ids
+from occloom.data.pictures import PictureFit
+from occloom.data.transforms import draw_colour_shift, mirror, shift_colours
+from occloom.data.voxel_release import require_present_release
+from occloom.errors import InputError
+from occloom.grid import LabelSpace, VoxelGrid
+from occloom.interfaces import Needs, Split
+from occloom.scene import Cameras, Points, Sample, Scene, Target
+
+SEMANTIC_KITTI_GRID = VoxelGrid(lower=(0.0, -25.6, -2.0), voxel_size=(0.2, 0.2, 0.2), shape=(256, 256, 32))
+"""51.2 m ahead, 25.6 m to each side, in the velodyne frame."""
+
+CameraName = Literal["image_2", "image_3"]
+
+
+@dataclass(frozen=True)
+class SemanticKittiConfig:
+    """SemanticKITTI on disk, and how to read it."""
+
+    root: Path
+    """Folder that holds `sequences`."""
+    image_size: tuple[int, int] = (370, 1220)
+    """Height and width of the pictures a model sees."""
+    image_fit: Literal["resize", "crop"] = "resize"
+    """"resize" scales each axis to image_size; "crop" keeps the upper left part (MonoScene and VoxFormer: 370 1220)."""
+    cameras: tuple[CameraName, ...] = ("image_2",)
+    """Left (image_2) and right (image_3) colour camera, in the order the sample holds them."""
+    frames: tuple[int, ...] = (0,)
+    """Scans to read, relative to now: 0 first, then older ones, such as 0 -3 -6."""
+    train: tuple[str, ...] = ("00", "01", "02", "03", "04", "05", "06", "07", "09", "10")
+    """Sequences of the training split."""
+    val: tuple[str, ...] = ("08",)
+    """Sequences of the validation split."""
+    test: tuple[str, ...] = ("11", "12", "13", "14", "15", "16", "17", "18", "19", "20", "21")
+    """Sequences of the test split."""
+    depth: Path | None = None
+    """Prepared depth of image_2: a name under <root>/depth (stereo-sgbm), or a folder that holds `sequences`."""
+    camera_offset: bool = True
+    """Whether P2's fourth column moves the camera (exact), or is left out as in the MonoScene family."""
+    label_scale: Literal[1, 2, 4, 8] = 1
+    """Edge of a label voxel in voxels of 0.2 m."""
+    label_reduction: Literal["majority", "monoscene"] = "majority"
+    """Rule for label_scale above 1: LMSCNet's or MonoScene's."""
+    flip_probability: float = 0.5
+    """Share of training samples that are mirrored left to right."""
+    colour_jitter: float = 0.4
+    """Largest relative change of brightness, contrast and saturation in training samples."""
+
+    def __post_init__(self) -> None:
+        descending = all(a > b for a, b in zip(self.frames, self.frames[1:], strict=False))
+        if not self.frames or self.frames[0] != 0 or not descending:
+            raise InputError(f"frames is {self.frames}", rule="0 comes first, then older scans, as in 0 -3 -6")
+
+    def build(self, split: Split, needs: Needs) -> "SemanticKitti":
+        """Open a split, loading of each sample only what is needed.
+
+        Raises:
+            InputError: If files are missing, damaged, or of the release of before August 2020.
+        """
+        return SemanticKitti(self, split, needs)
+
+    @property
+    def depth_folder(self) -> Path | None:
+        """Where the prepared depth lies."""
+        if self.depth is None:
+            return None
+        return self.root / "depth" / self.depth if len(self.depth.parts) == 1 else self.depth
+
+
+@dataclass(frozen=True)
+class _Sequence:
+    """What a sequence's samples share."""
+
+    calibration: Calibration
+    poses: Float64[np.ndarray, "N 4 4"]
+    """Velodyne of each frame in that of the first; empty where only the present frame is read."""
+    times: Float64[np.ndarray, " N"]
+    picture_size: tuple[int, int] | None
+    """Height and width on disk, where there is a picture."""
+
+
+@dataclass(frozen=True)
+class _Moment:
+    """One frame of a temporal window."""
+
+    frame: KittiFrame
+    valid: bool
+    now_from_then: Float64[np.ndarray, "4 4"]
+    seconds: float
+
+
+class SemanticKitti:
+    """One split: every frame that has voxels (each fifth scan), in order.
+
+    Frames without a picture of now (where images are needed) or, in a labelled split, without labels are left out and
+    named in `skipped`. A split in which no frame has labels is unlabelled: its targets are None.
+    """
+
+    def __init__(self, config: SemanticKittiConfig, split: Split, needs: Needs) -> None:
+        """Use `SemanticKittiConfig.build`."""
+        self.config, self.needs = config, needs
+        scale = config.label_scale
+        self.grid: VoxelGrid = SEMANTIC_KITTI_GRID.coarsen((scale, scale, scale))
+        self.label_space: LabelSpace = SEMANTIC_KITTI
+        names = {"train": config.train, "val": config.val, "test": config.test}[split]
+        frames = [frame for name in names for frame in _voxel_frames(config.root, name)]
+        self.labelled = any(_label_file(frame) is not None for frame in frames)
+        reasons = {frame.token: self._reason_to_skip(frame) for frame in frames}
+        self.skipped: Mapping[str, str] = {token: reason for token, reason in reasons.items() if reason}
+        self._frames = [frame for frame in frames if not reasons[frame.token]]
+        if not self._frames:
+            raise InputError(
+                f"the split {split} has no usable frame",
+                where=config.root,
+                rule=f"each of its {len(frames)} frames lacks something: {'; '.join(sorted(set(reasons.values())))}",
+                remedy="complete the download, or name other sequences",
+            )
+        self.tokens: tuple[str, ...] = tuple(frame.token for frame in self._frames)
+        self._sequences = {name: self._open(name) for name in dict.fromkeys(f.sequence for f in self._frames)}
+        self._check_first_frames()
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self._frames)
+
+    def sample(self, index: int, rng: np.random.Generator | None = None) -> Sample:
+        """One sample as a batch of one; augmented with `rng`, exact without. Calibration is float64.
+
+        Raises:
+            InputError: If a file is missing or damaged.
+        """
+        frame = self._frames[index]
+        window = self._window(frame)
+        sample = Sample(scene=self._scene(frame, window), target=self.target(index), tokens=(frame.token,))
+        return sample if rng is None else self._augment(sample, rng)
+
+    def target(self, index: int) -> Target | None:
+        """What is true of a sample; None in an unlabelled split.
+
+        Raises:
+            InputError: If a file is missing or damaged.
+        """
+        if not self.labelled:
+            return None
+        frame = self._frames[index]
+        labels = _train_labels(frame)
+        if self.config.label_scale > 1:
+            reduce = majority_labels if self.config.label_reduction == "majority" else monoscene_labels
+            labels = reduce(labels, self.config.label_scale, num_classes=self.label_space.num_classes)
+        observed = labels != IGNORED
+        dense = np.where(observed, labels, np.uint8(self.label_space.empty)).astype(np.int64)
+        return Target(labels=torch.from_numpy(dense)[None], observed=torch.from_numpy(observed)[None])
+
+    def _reason_to_skip(self, frame: KittiFrame) -> str:
+        """Why a frame cannot be used; empty where it can."""
+        if self.labelled and _label_file(frame) is None:
+            return "no voxel labels"
+        if not self._readable(frame):
+            return "no picture" if self.needs.images else "no scan"
+        return ""
+
+    def _readable(self, frame: KittiFrame) -> bool:
+        """Whether the frame has what the model needs: a picture of any camera, and a scan."""
+        pictures = any(frame.file(camera, ".png").is_file() for camera in self.config.cameras)
+        return (pictures or not self.needs.images) and (
+            frame.file("velodyne", ".bin").is_file() or not self.needs.points
+        )
+
+    def _open(self, name: str) -> _Sequence:
+        """Read what a sequence's samples share."""
+        folder = self.config.root / "sequences" / name
+        calibration = read_calibration(folder / "calib.txt")
+        temporal = len(self.config.frames) > 1
+        poses = velodyne_poses(read_poses(folder / "poses.txt"), calibration) if temporal else np.zeros((0, 4, 4))
+        times = read_times(folder / "times.txt") if temporal else np.zeros(0)
+        first = next(iter(sorted((folder / self.config.cameras[0]).glob("*.png"))), None)
+        size = None
+        if first is not None:
+            with Image.open(first) as image:
+                size = (image.height, image.width)
+        return _Sequence(calibration=calibration, poses=poses, times=times, picture_size=size)
+
+    def _check_first_frames(self) -> None:
+        """Refuse, once a sequence, voxels of the old release and depth that was made from other files."""
+        first = {frame.sequence: frame for frame in reversed(self._frames)}
+        for frame in first.values():
+            require_present_release(frame, SEMANTIC_KITTI_GRID)
+            if self.needs.depth and self._depth_cache is not None:
+                self._depth_cache.check(f"sequences/{frame.token}.npy", self.config.root)
+
+    @cached_property
+    def _depth_cache(self) -> Cache | None:
+        """The cache the depth lies in; None for a plain folder of files from elsewhere."""
+        folder = self.config.depth_folder
+        if folder is None:
+            raise InputError(
+                "the model needs depth and the data has none",
+                rule="depth names a prepared source",
+                remedy="run `occloom prepare depth --source stereo-sgbm` and give depth=stereo-sgbm",
+            )
+        return read_cache(folder) if (folder / MANIFEST).is_file() else None
+
+    def _window(self, now: KittiFrame) -> list[_Moment]:
+        """The frames to read; where one does not exist, the nearest one after it stands in."""
+        sequence = self._sequences[now.sequence]
+        moments = [_Moment(frame=now, valid=True, now_from_then=np.eye(4), seconds=0.0)]
+        present = int(now.name)
+        for offset in self.config.frames[1:]:
+            then = present + offset
+            frame = KittiFrame(now.root, now.sequence, f"{then:06d}")
+            if then < 0 or not self._readable(frame):
+                nearest = moments[-1]
+                moments.append(_Moment(nearest.frame, False, nearest.now_from_then, nearest.seconds))
+                continue
+            if present >= min(len(sequence.poses), len(sequence.times)):
+                raise InputError(
+                    f"no row for frame {now.name}",
+                    where=now.folder / "poses.txt",
+                    rule="poses.txt and times.txt have a row a scan",
+                )
+            now_from_then = np.linalg.inv(sequence.poses[present]) @ sequence.poses[then]
+            seconds = float(sequence.times[then] - sequence.times[present])
+            moments.append(_Moment(frame=frame, valid=True, now_from_then=now_from_then, seconds=seconds))
+        return moments
+
+    def _scene(self, now: KittiFrame, window: list[_Moment]) -> Scene:
+        """What the model may see of a window."""
+        sequence = self._sequences[now.sequence]
+        fit = PictureFit(sequence.picture_size or self.config.image_size, self.config.image_size, self.config.image_fit)
+        now_from_then = torch.from_numpy(np.stack([moment.now_from_then for moment in window]))
+        times = torch.tensor([[moment.seconds for moment in window]], dtype=torch.float64)
+        images, camera_valid = self._images(window, fit)
+        return Scene(
+            cameras=self._cameras(sequence.calibration, fit, now_from_then, times),
+            now_from_then=now_from_then[None],
+            time=times,
+            frame_valid=torch.tensor([[moment.valid for moment in window]]),
+            camera_valid=camera_valid,
+            images=images,
+            depth=self._depth(window, fit) if self.needs.depth else None,
+            points=_points(window) if self.needs.points else None,
+        )
+
+    def _cameras(self, calibration: Calibration, fit: PictureFit, now_from_then: Tensor, times: Tensor) -> Cameras:
+        """Each camera at each moment, seen from the present ego frame."""
+        numbers = [int(camera[-1]) for camera in self.config.cameras]
+        intrinsics = torch.stack([fit.intrinsics(torch.from_numpy(calibration.intrinsics(n))) for n in numbers])
+        from_velodyne = [calibration.camera_from_velodyne(n) for n in numbers]
+        if not self.config.camera_offset:
+            # The whole rig moves by P2's offset: image_2 then stands in camera 0, and the stereo baseline stays.
+            shift = calibration.camera0_from_velodyne[:3, 3] - calibration.camera_from_velodyne(2)[:3, 3]
+            for transform in from_velodyne:
+                transform[:3, 3] += shift
+        then_from_now = torch.linalg.inv(now_from_then)
+        camera_from_ego = torch.from_numpy(np.stack(from_velodyne)) @ then_from_now[:, None]
+        frames, cameras = camera_from_ego.shape[:2]
+        return Cameras(
+            intrinsics=intrinsics.expand(1, frames, cameras, 3, 3).clone(),
+            camera_from_ego=camera_from_ego[None],
+            time=times[..., None].expand(1, frames, cameras).clone(),
+        )
+
+    def _images(self, window: list[_Moment], fit: PictureFit) -> tuple[Tensor | None, Bool[Tensor, "1 T N"]]:
+        """The window's pictures, black where one camera's is missing, and which are there."""
+        shape = (1, len(window), len(self.config.cameras))
+        if not self.needs.images:
+            return None, torch.ones(shape, dtype=torch.bool)
+        images, valid = torch.zeros(*shape, 3, *fit.target), torch.zeros(shape, dtype=torch.bool)
+        for t, moment in enumerate(window):
+            for n, camera in enumerate(self.config.cameras):
+                path = moment.frame.file(camera, ".png")
+                if path.is_file():
+                    images[0, t, n], valid[0, t, n] = fit.image(path), True
+        return images, valid
+
+    def _depth(self, window: list[_Moment], fit: PictureFit) -> Tensor:
+        """Depth of image_2 at each moment; unknown (0) for the other camera."""
+        folder = self.config.depth_folder
+        assert folder is not None
+        depth = torch.zeros(1, len(window), len(self.config.cameras), *fit.target)
+        if "image_2" in self.config.cameras:
+            for t, moment in enumerate(window):
+                path = folder / "sequences" / f"{moment.frame.token}.npy"
+                depth[0, t, self.config.cameras.index("image_2")] = fit.depth(path)
+        return depth
+
+    def _augment(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """A random mirroring and change of colours; the same number of draws every time."""
+        flip, shift = rng.random() < self.config.flip_probability, draw_colour_shift(rng, self.config.colour_jitter)
+        if flip:
+            sample = mirror(sample, self.grid, width=self.config.image_size[1])
+        return shift_colours(sample, shift)
+
+
+def count_frequencies(dataset: SemanticKitti) -> Int64[np.ndarray, " K"]:
+    """Observed voxels of each class over a labelled split; `LabelSpace.frequencies` are such counts."""
+    counts = np.zeros(dataset.label_space.num_classes, dtype=np.int64)
+    for index in range(len(dataset)):
+        target = dataset.target(index)
+        if target is not None:
+            counts += torch.bincount(target.labels[target.observed], minlength=len(counts)).numpy()
+    return counts
+
+
+def _voxel_frames(root: Path, sequence: str) -> list[KittiFrame]:
+    """The frames of a sequence that have voxels."""
+    folder = root / "sequences" / sequence
+    names = {path.stem for path in (folder / "voxels").glob("*") if path.suffix in (".bin", ".label")}
+    if not names:
+        parent = root / "sequences"
+        there = ", ".join(sorted(p.parent.name for p in parent.glob("*/voxels"))) or "none"
+        raise InputError(
+            "no voxel files" if folder.is_dir() else "no such sequence",
+            where=folder,
+            rule=f"a split's sequences lie in {parent} (with voxels there: {there})",
+            remedy="check root, or name the sequences that are there in train, val or test",
+        )
+    return [KittiFrame(root, sequence, name) for name in sorted(names)]
+
+
+def _label_file(frame: KittiFrame) -> Path | None:
+    """The frame's voxel labels: official ones first."""
+    for path in (frame.file("voxels", ".label"), frame.file("voxels_derived", ".npz")):
+        if path.is_file():
+            return path
+    return None
+
+
+def _train_labels(frame: KittiFrame) -> UInt8[np.ndarray, "X Y Z"]:
+    """Dense ids at full resolution, `IGNORED` where the label has no class or the voxel is invalid."""
+    path = _label_file(frame)
+    assert path is not None
+    shape = SEMANTIC_KITTI_GRID.shape
+    if path.suffix == ".label":
+        raw = read_voxel_labels(path, shape)
+    else:
+        with np.load(path) as archive:
+            raw = archive["label"]
+    labels = to_train_ids(raw)
+    labels[read_voxel_bits(frame.file("voxels", ".invalid"), shape)] = IGNORED
+    return labels
+
+
+def _points(window: list[_Moment]) -> Points:
+    """The scans of the window's existing frames, in the present ego frame."""
+    positions, features, times = [], [], []
+    for moment in window:
+        if moment.valid:
+            scan = torch.from_numpy(read_points(moment.frame.file("velodyne", ".bin")))
+            transform = torch.from_numpy(moment.now_from_then)
+            positions.append((scan[:, :3].double() @ transform[:3, :3].T + transform[:3, 3]).float())
+            features.append(scan[:, 3:])
+            times.append(torch.full((len(scan),), moment.seconds))
+    joined = torch.cat(positions)
+    return Points(
+        positions=joined,
+        features=torch.cat(features),
+        batch_index=torch.zeros(len(joined), dtype=torch.int64),
+        time=torch.cat(times),
+    )
