@@ -91,6 +91,26 @@ class SemanticKittiConfig:
         return SemanticKitti(self, split, needs)
 
     @property
+    def grid(self) -> VoxelGrid:
+        """Of the labels, at their scale."""
+        return SEMANTIC_KITTI_GRID.coarsen((self.label_scale, self.label_scale, self.label_scale))
+
+    @property
+    def label_space(self) -> LabelSpace:
+        """Of the labels."""
+        return SEMANTIC_KITTI
+
+    @property
+    def num_frames(self) -> int:
+        """T."""
+        return len(self.frames)
+
+    @property
+    def num_cameras(self) -> int:
+        """N."""
+        return len(self.cameras)
+
+    @property
     def depth_folder(self) -> Path | None:
         """Where the prepared depth lies."""
         if self.depth is None:
@@ -130,9 +150,8 @@ class SemanticKitti:
     def __init__(self, config: SemanticKittiConfig, split: Split, needs: Needs) -> None:
         """Use `SemanticKittiConfig.build`."""
         self.config, self.needs = config, needs
-        scale = config.label_scale
-        self.grid: VoxelGrid = SEMANTIC_KITTI_GRID.coarsen((scale, scale, scale))
-        self.label_space: LabelSpace = SEMANTIC_KITTI
+        self.grid: VoxelGrid = config.grid
+        self.label_space: LabelSpace = config.label_space
         names = {"train": config.train, "val": config.val, "test": config.test}[split]
         frames = [frame for name in names for frame in _voxel_frames(config.root, name)]
         self.labelled = any(_label_file(frame) is not None for frame in frames)
@@ -186,16 +205,19 @@ class SemanticKitti:
         """Why a frame cannot be used; empty where it can."""
         if self.labelled and _label_file(frame) is None:
             return "no voxel labels"
-        if not self._readable(frame):
-            return "no picture" if self.needs.images else "no scan"
+        if self.needs.images and not self._has_picture(frame):
+            return "no picture"
+        if self.needs.points and not frame.file("velodyne", ".bin").is_file():
+            return "no scan"
         return ""
 
-    def _readable(self, frame: KittiFrame) -> bool:
-        """Whether the frame has what the model needs: a picture of any camera, and a scan."""
-        pictures = any(frame.file(camera, ".png").is_file() for camera in self.config.cameras)
-        return (pictures or not self.needs.images) and (
-            frame.file("velodyne", ".bin").is_file() or not self.needs.points
-        )
+    def _has_picture(self, frame: KittiFrame) -> bool:
+        """Whether any camera has a picture."""
+        return any(frame.file(camera, ".png").is_file() for camera in self.config.cameras)
+
+    def _exists(self, past: KittiFrame) -> bool:
+        """Whether a past frame is there: its picture where pictures are read, else its scan."""
+        return self._has_picture(past) if self.needs.images else past.file("velodyne", ".bin").is_file()
 
     def _open(self, name: str) -> _Sequence:
         """Read what a sequence's samples share."""
@@ -239,7 +261,7 @@ class SemanticKitti:
         for offset in self.config.frames[1:]:
             then = present + offset
             frame = KittiFrame(now.root, now.sequence, f"{then:06d}")
-            if then < 0 or not self._readable(frame):
+            if then < 0 or not self._exists(frame):
                 nearest = moments[-1]
                 moments.append(_Moment(nearest.frame, False, nearest.now_from_then, nearest.seconds))
                 continue
@@ -373,11 +395,12 @@ def _train_labels(frame: KittiFrame) -> UInt8[np.ndarray, "X Y Z"]:
 
 
 def _points(window: list[_Moment]) -> Points:
-    """The scans of the window's existing frames, in the present ego frame."""
+    """The scan of now and what scans there are of the window's past frames, in the present ego frame."""
     positions, features, times = [], [], []
-    for moment in window:
-        if moment.valid:
-            scan = torch.from_numpy(read_points(moment.frame.file("velodyne", ".bin")))
+    for t, moment in enumerate(window):
+        path = moment.frame.file("velodyne", ".bin")
+        if t == 0 or (moment.valid and path.is_file()):
+            scan = torch.from_numpy(read_points(path))
             transform = torch.from_numpy(moment.now_from_then)
             positions.append((scan[:, :3].double() @ transform[:3, :3].T + transform[:3, 3]).float())
             features.append(scan[:, 3:])
