@@ -27,7 +27,7 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def tiny_town(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A town of three sequences of two frames in the SemanticKITTI layout, made once a run; do not write into it."""
-    from occloom.town.semantickitti_writer import write_town
+    from occloom.town.write import write_town
 
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base

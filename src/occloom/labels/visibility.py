@@ -12,9 +12,7 @@ from occloom.grid import VoxelGrid
 from occloom.rays import StaticRays
 
 
-def occupied_rays(
-    filled: Bool[np.ndarray, "X Y Z"], sensors: Float[np.ndarray, "S 3"], grid: VoxelGrid
-) -> StaticRays:
+def occupied_rays(filled: Bool[np.ndarray, "X Y Z"], sensors: Float[np.ndarray, "S 3"], grid: VoxelGrid) -> StaticRays:
     """The filled voxels as a mesh in voxel units, of those sides only that face one of the sensors.
 
     A ray that meets a filled voxel enters it by a side that faces the sensor and has no filled neighbour.

@@ -44,9 +44,7 @@ def exact_labels(
     return volume.reshape(grid.shape)
 
 
-def _cut(
-    triangles: Float32[np.ndarray, "F 3 3"], grid: VoxelGrid
-) -> tuple[Float32[np.ndarray, "G 3 3"], np.ndarray]:
+def _cut(triangles: Float32[np.ndarray, "F 3 3"], grid: VoxelGrid) -> tuple[Float32[np.ndarray, "G 3 3"], np.ndarray]:
     """Triangles near the grid, the long ones cut in halves again and again, and the face each comes from."""
     face = np.arange(len(triangles))
     small, small_face = [], []

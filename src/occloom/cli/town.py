@@ -1,0 +1,93 @@
+"""`occloom town`: writes the procedural driving world to disk."""
+
+import time
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from occloom.data.label_spaces import SEMANTIC_KITTI
+from occloom.town.shares import ClassShares, class_shares, reference_shares
+from occloom.town.write import write_town
+
+
+def town(
+    out: Annotated[Path, tyro.conf.Positional],
+    *,
+    sequences: int = 4,
+    frames: int = 10,
+    image_size: tuple[int, int] = (96, 320),
+    seed: int = 0,
+    following_scans: int = 70,
+    labels: Literal["scans", "exact"] = "scans",
+    workers: int = 2,
+    first_sequence: int = 0,
+    image_every: int = 5,
+    scan_every: int = 5,
+) -> None:
+    """Write a town: streets with labelled scans, stereo pictures and voxels, in the layout of SemanticKITTI.
+
+    The same settings give the same bytes, whatever the number of workers. An interrupted run is continued by the same
+    command; sequences that are there already are kept.
+
+    Args:
+        out: Folder to write: `sequences/NN/...` and `town.json`, the record of the settings.
+        sequences: How many sequences.
+        frames: Labelled frames a sequence, half a second apart (every fifth scan).
+        image_size: Height and width of the pictures, pixels.
+        seed: Of the whole town; another seed is another town.
+        following_scans: Scans after a frame that add to its voxel labels. SemanticKITTI has 70; 15 is faster and
+            leaves more of the world unlabelled.
+        labels: `scans` for the official rule, tubes behind moving things included; `exact` for the true surfaces at
+            the moment of the frame.
+        workers: Processes; a sequence is made by one.
+        first_sequence: Number of the first sequence; 08 is SemanticKITTI's validation sequence.
+        image_every: Scans from one stereo pair to the next; 1 gives all of them, for models that look at video.
+        scan_every: Scans from one velodyne file to the next.
+    """
+    console = Console()
+    columns = (TextColumn("frames"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    started = time.perf_counter()
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("frames", total=sequences * frames)
+        folders = write_town(
+            out,
+            sequences=sequences,
+            frames=frames,
+            image_size=image_size,
+            seed=seed,
+            following_scans=following_scans,
+            labels=labels,
+            workers=workers,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            first_sequence=first_sequence,
+            image_every=image_every,
+            scan_every=scan_every,
+        )
+    seconds = time.perf_counter() - started
+    console.print(
+        f"{len(folders)} sequences in {out}, {seconds:.1f} s ({seconds / (sequences * frames):.2f} s a frame)"
+    )
+    console.print(shares_table(class_shares(out)))
+
+
+def shares_table(shares: ClassShares) -> Table:
+    """The class shares of a town beside those of SemanticKITTI."""
+    table = Table(title=f"Filled voxels by class, {shares.num_frames} frames of {shares.num_sequences} sequences")
+    table.add_column("class")
+    for heading in ("voxels a frame", "share %", "SemanticKITTI %", "ratio", "in sequences"):
+        table.add_column(heading, justify="right")
+    real = reference_shares()
+    for k in SEMANTIC_KITTI.occupied:
+        table.add_row(
+            SEMANTIC_KITTI.names[k],
+            f"{shares.voxels[k] / shares.num_frames:.0f}",
+            f"{100 * shares.share[k]:.3f}",
+            f"{100 * real[k]:.3f}",
+            f"{shares.share[k] / real[k]:.2f}",
+            f"{shares.sequences[k]}/{shares.num_sequences}",
+        )
+    return table

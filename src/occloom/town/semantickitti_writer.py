@@ -1,0 +1,175 @@
+"""One sequence of the town in the layout of SemanticKITTI, file by file as the official download has it.
+
+Every scan of the drive is cast once. Labelled frames are every fifth scan; the voxel labels of frame f stand as soon as
+scan f + following_scans is cast. Voxel files and, unless asked for more often, pictures and scans are written for the
+labelled frames; poses.txt and times.txt have a row for every scan, those after the last labelled frame included.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float64
+
+from occloom.data.kitti_files import (
+    Calibration,
+    KittiFrame,
+    write_calibration,
+    write_image,
+    write_point_labels,
+    write_points,
+    write_poses,
+    write_times,
+    write_voxel_bits,
+    write_voxel_labels,
+)
+from occloom.grid import VoxelGrid
+from occloom.labels.voxelizer import Returns, label_frame, select_returns
+from occloom.town.camera import render_image
+from occloom.town.exact_labels import exact_labels
+from occloom.town.kitti_rig import stereo_calibration
+from occloom.town.lidar import Scan, cast_scan, hdl64
+from occloom.town.mesh import World
+from occloom.town.scene_rays import WorldRays
+
+LabelRule = Literal["scans", "exact"]
+GRID = VoxelGrid(lower=(0.0, -25.6, -2.0), voxel_size=(0.2, 0.2, 0.2), shape=(256, 256, 32))
+SCANS_PER_SECOND = 10
+SCANS_PER_FRAME = 5  # every fifth scan has voxel labels, as in SemanticKITTI
+
+
+@dataclass(frozen=True)
+class TownSettings:
+    """All that decides the bytes of a sequence, its number aside."""
+
+    seed: int
+    """Of the whole town; each sequence has its own world."""
+    frames: int
+    """Labelled frames a sequence."""
+    image_size: tuple[int, int]
+    """Height and width of the pictures, pixels."""
+    following_scans: int
+    """Scans after a frame that add to its voxel labels; 70 in SemanticKITTI."""
+    labels: LabelRule
+    """`scans`: the official rule; `exact`: true surfaces at the moment of the frame."""
+    image_every: int
+    """Scans from one picture pair to the next, from the first to the last labelled frame."""
+    scan_every: int
+    """Scans from one velodyne file to the next, over the same stretch."""
+
+    @property
+    def num_scans(self) -> int:
+        """Scans of a sequence, those after the last labelled frame included."""
+        return self.last_frame + self.following_scans + 1
+
+    @property
+    def last_frame(self) -> int:
+        """Scan number of the last labelled frame."""
+        return SCANS_PER_FRAME * (self.frames - 1)
+
+    @property
+    def duration(self) -> float:
+        """Seconds from the first scan to the last."""
+        return (self.num_scans - 1) / SCANS_PER_SECOND
+
+
+def write_sequence(
+    root: Path, sequence: str, world: World, settings: TownSettings, *, after_frame: Callable[[], None]
+) -> None:
+    """Drives through the world once and writes what the sensors see.
+
+    Args:
+        root: the folder that holds `sequences`.
+        sequence: name of the folder to write.
+        world: the world; it must last for `settings.duration`.
+        settings: what to write.
+        after_frame: called after each labelled frame.
+
+    Raises:
+        InputError: If embreex is not installed.
+    """
+    rays, lidar, calibration = WorldRays(world), hdl64(), stereo_calibration(settings.image_size)
+    times = np.arange(settings.num_scans) / SCANS_PER_SECOND
+    poses = np.stack([world.world_from_ego(float(time)) for time in times])
+    _write_course(root / "sequences" / sequence, calibration, poses, times)
+    window: deque[Returns] = deque(maxlen=settings.following_scans + 1)
+    for number, time in enumerate(times):
+        kitti = KittiFrame(root, sequence, f"{number:06d}")
+        scan = cast_scan(rays, lidar=lidar, time=float(time), rng=_generator(settings.seed, sequence, number, 0))
+        window.append(select_returns(scan.points, scan.label))
+        if number % settings.scan_every == 0 and number <= settings.last_frame:
+            _write_scan(kitti, scan)
+        if number % settings.image_every == 0 and number <= settings.last_frame:
+            _write_pictures(kitti, rays, calibration, poses[number], settings, number)
+        frame = number - settings.following_scans
+        if frame >= 0 and frame % SCANS_PER_FRAME == 0:
+            labelled = KittiFrame(root, sequence, f"{frame:06d}")
+            _write_voxels(labelled, rays, list(window), poses[frame : number + 1], settings, frame)
+            after_frame()
+
+
+def _write_course(
+    folder: Path, calibration: Calibration, poses: Float64[np.ndarray, "S 4 4"], times: Float64[np.ndarray, " S"]
+) -> None:
+    """calib.txt, poses.txt (camera 0 in the frame of its first row) and times.txt."""
+    camera0_from_ego = calibration.camera0_from_velodyne
+    first_from_each = np.linalg.inv(poses[0]) @ poses
+    write_calibration(folder / "calib.txt", calibration)
+    write_poses(folder / "poses.txt", camera0_from_ego @ first_from_each @ np.linalg.inv(camera0_from_ego))
+    write_times(folder / "times.txt", times)
+
+
+def _write_scan(frame: KittiFrame, scan: Scan) -> None:
+    """The points and their labels."""
+    write_points(frame.file("velodyne", ".bin"), scan.points)
+    raw, instance = (scan.label & 0xFFFF).astype(np.uint16), (scan.label >> 16).astype(np.uint16)
+    write_point_labels(frame.file("labels", ".label"), raw, instance)
+
+
+def _write_pictures(
+    frame: KittiFrame,
+    rays: WorldRays,
+    calibration: Calibration,
+    world_from_ego: Float64[np.ndarray, "4 4"],
+    settings: TownSettings,
+    number: int,
+) -> None:
+    """The colour pair, both taken at the moment of the scan."""
+    for camera in (2, 3):
+        picture = render_image(
+            rays,
+            time=number / SCANS_PER_SECOND,
+            intrinsics=calibration.intrinsics(camera),
+            world_from_camera=world_from_ego @ np.linalg.inv(calibration.camera_from_velodyne(camera)),
+            image_size=settings.image_size,
+            rng=_generator(settings.seed, frame.sequence, number, camera),
+        )
+        write_image(frame.file(f"image_{camera}", ".png"), picture)
+
+
+def _write_voxels(
+    frame: KittiFrame,
+    rays: WorldRays,
+    scans: list[Returns],
+    poses: Float64[np.ndarray, "S 4 4"],
+    settings: TownSettings,
+    number: int,
+) -> None:
+    """Labels, the filled voxels of the scan, and both masks; the masks follow the scans under either rule."""
+    ego_from_world = np.linalg.inv(poses[0])
+    voxels = label_frame(scans, ego_from_world @ poses, GRID)
+    label = voxels.label
+    if settings.labels == "exact":
+        label = exact_labels(rays.mesh(number / SCANS_PER_SECOND), ego_from_world, GRID)
+    write_voxel_labels(frame.file("voxels", ".label"), label)
+    write_voxel_bits(frame.file("voxels", ".bin"), voxels.scan)
+    write_voxel_bits(frame.file("voxels", ".occluded"), voxels.occluded)
+    write_voxel_bits(frame.file("voxels", ".invalid"), voxels.invalid)
+
+
+def _generator(seed: int, sequence: str, scan: int, sensor: int) -> np.random.Generator:
+    """The randomness of one sensor at one scan: LiDAR 0, cameras 2 and 3."""
+    return np.random.default_rng((seed, int(sequence), scan, sensor))

@@ -1,0 +1,167 @@
+"""A whole town on disk: sequences written side by side, each finished or not there at all."""
+
+import json
+import multiprocessing
+import shutil
+from collections.abc import Callable
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from occloom.errors import InputError
+from occloom.town.semantickitti_writer import LabelRule, TownSettings, write_sequence
+from occloom.town.world import build_world
+
+VERSION = 1  # of the town: raised when the same settings give other bytes
+RECORD = "town.json"
+POLL_SECONDS = 0.3
+
+Progress = Callable[[int, int], None]
+"""Told how many labelled frames are done, and how many there will be."""
+
+
+def write_town(
+    root: Path,
+    *,
+    sequences: int,
+    frames: int,
+    image_size: tuple[int, int],
+    seed: int,
+    following_scans: int,
+    labels: LabelRule = "scans",
+    workers: int = 1,
+    progress: Progress | None = None,
+    first_sequence: int = 0,
+    image_every: int = 5,
+    scan_every: int = 5,
+) -> list[Path]:
+    """Writes a town in the layout of SemanticKITTI; sequences that are there already stay as they are.
+
+    The bytes of a sequence depend on the settings and its number alone. A sequence is written beside its place and
+    moved there when it is complete, so what an interrupted run leaves can be continued by the same call.
+
+    Args:
+        root: folder that holds `sequences` and `town.json`.
+        sequences: how many sequences.
+        frames: labelled frames a sequence; they are five scans (0.5 s) apart.
+        image_size: height and width of the pictures, pixels.
+        seed: of the whole town.
+        following_scans: scans after a frame that add to its voxel labels; 70 in SemanticKITTI.
+        labels: `scans`, the official rule, or `exact`, true surfaces.
+        workers: processes.
+        progress: called now and then with the numbers of labelled frames done and asked for.
+        first_sequence: number of the first sequence.
+        image_every: scans from one picture pair to the next.
+        scan_every: scans from one velodyne file to the next.
+
+    Returns:
+        The folders of the sequences, in order.
+
+    Raises:
+        InputError: If a number is too small, or the folder holds something else or a town of other settings.
+    """
+    settings = TownSettings(seed, frames, image_size, following_scans, labels, image_every, scan_every)
+    _check(sequences, first_sequence, workers, settings)
+    _claim(root, settings)
+    names = [f"{number:02d}" for number in range(first_sequence, first_sequence + sequences)]
+    folders = [root / "sequences" / name for name in names]
+    missing = [folder.name for folder in folders if not folder.is_dir()]
+    total = frames * sequences
+
+    def report() -> None:
+        if progress is not None:
+            there = [folder if folder.is_dir() else _draft(root, folder.name) for folder in folders]
+            progress(sum(len(list(folder.rglob("voxels/*.invalid"))) for folder in there), total)
+
+    if workers == 1 or len(missing) == 1:
+        for name in missing:
+            _make_sequence(root, name, settings, report)
+    elif missing:
+        _make_in_processes(root, missing, settings, workers, report)
+    report()
+    return folders
+
+
+def sequence_seed(seed: int, sequence: int) -> int:
+    """The seed of a sequence's world, from the seed of the town and the number of the sequence alone."""
+    return int(np.random.SeedSequence((seed, sequence)).generate_state(1)[0])
+
+
+def _make_sequence(root: Path, name: str, settings: TownSettings, after_frame: Callable[[], None]) -> None:
+    """Writes one sequence to a draft and moves it to its place."""
+    draft = _draft(root, name)
+    shutil.rmtree(draft, ignore_errors=True)
+    world = build_world(seed=sequence_seed(settings.seed, int(name)), duration=settings.duration)
+    write_sequence(draft, name, world, settings, after_frame=after_frame)
+    place = root / "sequences" / name
+    place.parent.mkdir(exist_ok=True)
+    (draft / "sequences" / name).rename(place)
+    shutil.rmtree(draft)
+
+
+def _make_in_processes(
+    root: Path, names: list[str], settings: TownSettings, workers: int, report: Callable[[], None]
+) -> None:
+    """Writes sequences side by side; fresh processes, so that nothing of this one leaks into the bytes."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(names)), mp_context=context) as pool:
+        pending = {pool.submit(_make_sequence, root, name, settings, _nothing) for name in names}
+        while pending:
+            done, pending = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_EXCEPTION)
+            failed = [future for future in done if future.exception() is not None]
+            if failed:
+                pool.shutdown(cancel_futures=True)
+                failed[0].result()
+            report()
+
+
+def _nothing() -> None:
+    """After a frame in a worker: the parent counts files."""
+
+
+def _draft(root: Path, name: str) -> Path:
+    """Where a sequence is written until it is complete."""
+    return root / f".draft-{name}"
+
+
+def _check(sequences: int, first_sequence: int, workers: int, settings: TownSettings) -> None:
+    """Refuses numbers that make no town."""
+    least = {
+        "sequences": (sequences, 1),
+        "frames": (settings.frames, 1),
+        "workers": (workers, 1),
+        "following scans": (settings.following_scans, 0),
+        "image-every": (settings.image_every, 1),
+        "scan-every": (settings.scan_every, 1),
+        "seed": (settings.seed, 0),
+        "first sequence": (first_sequence, 0),
+        "image height": (settings.image_size[0], 8),
+        "image width": (settings.image_size[1], 8),
+    }
+    for name, (value, lowest) in least.items():
+        if value < lowest:
+            raise InputError(f"{name} is {value}", rule=f"it must be at least {lowest}")
+    if first_sequence + sequences > 100:
+        raise InputError(
+            f"sequences up to {first_sequence + sequences - 1} are asked for", rule="the layout has 00 to 99"
+        )
+
+
+def _claim(root: Path, settings: TownSettings) -> None:
+    """Records the settings in an empty folder, or makes sure that a town there has the same."""
+    record = root / RECORD
+    text = json.dumps({"version": VERSION, **asdict(settings)}, indent=2) + "\n"
+    if record.is_file():
+        if record.read_text() != text:
+            raise InputError(
+                "the folder holds a town of other settings or another version",
+                where=record,
+                remedy="choose another folder, or repeat the settings it records to add or finish sequences",
+            )
+        return
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise InputError("the folder is not empty and not a town", where=root, remedy="choose a new or empty folder")
+    root.mkdir(parents=True, exist_ok=True)
+    record.write_text(text)
