@@ -134,7 +134,7 @@ def pointed(run: Path, pointer: Pointer) -> Path | None:
 
 
 def prune(run: Path, keep: int) -> None:
-    """Remove all but the newest `keep` folders and those that a pointer names, and what a killed run left unfinished."""
+    """Remove all but the newest `keep` folders and the named ones, and what a killed run left unfinished."""
     named = {pointed(run, "latest"), pointed(run, "best")}
     folders = sorted(run.glob("step-*"), key=_step)
     for folder in [f for f in folders[:-keep] if f not in named] + list(run.glob(".step-*")):

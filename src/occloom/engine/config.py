@@ -136,7 +136,8 @@ def from_json(base: Config, values: Any, *, where: Path | str, prefix: str = "")
     """
     if not isinstance(values, dict):
         raise InputError(f"{prefix or 'the whole'} is {values!r}", where=where, rule="a table of fields is expected")
-    assert is_dataclass(base) and not isinstance(base, type)
+    assert is_dataclass(base)
+    assert not isinstance(base, type)
     types_of = get_type_hints(type(base))
     known = [field.name for field in fields(base)]
     changes = {}

@@ -57,7 +57,7 @@ def count(
     batch_size: int = 1,
     workers: int = 0,
     scene_of: Sequence[int] | None = None,
-    advance: Callable[[int], object] = lambda frames: None,
+    advance: Callable[[int], object] = id,
 ) -> Counts:
     """Predict the samples of `indices`, each on exactly one process, and count.
 

@@ -1,0 +1,137 @@
+"""The `occloom` command: finds the command's module, and turns errors into one line and an exit code."""
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import Any
+
+from occloom.errors import InputError
+
+COMMANDS = {
+    "town": "make the town: streets, sensors and labels in SemanticKITTI's layout",
+    "prepare": "compute what models read besides pictures, such as stereo depth",
+    "train": "fit a recipe; a run that was stopped goes on",
+    "evaluate": "score a checkpoint on a split",
+    "predict": "write a checkpoint's predictions as .label files and pictures",
+    "score": "score .label files without any model",
+    "render": "draw a camera picture, a prediction and the truth side by side",
+    "table": "run the rows of a TOML file and print one Markdown table",
+    "recipes": "list what can be trained",
+    "doctor": "check versions, hardware, extras and data",
+    "benchmark": "count parameters and operations, measure time and memory",
+}
+
+HELP = """occloom: 3D semantic occupancy prediction, from cameras or LiDAR to labelled voxels
+
+usage: occloom COMMAND [options]         occloom COMMAND --help lists the options of a command
+
+{commands}
+
+first steps:
+  occloom town town --sequences 9 --frames 10             make a small world
+  occloom prepare depth --root town                       add stereo depth
+  occloom train baseline-town --data.root town            train on it, about half an hour on 2 cores
+  occloom evaluate runs/baseline-town --data.root town    score it
+  occloom predict baseline-town --root town --out out --picture    predict with the shipped weights, and draw
+
+An input that cannot be used gives one line that names it, and exit code 2; --debug shows the traceback too.
+"""
+
+
+def main() -> None:
+    """Run the command line, then leave."""
+    code = run(sys.argv[1:])
+    if "torch" in sys.modules:
+        from occloom.engine.launch import end
+
+        end(code)
+    sys.exit(code)
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command.
+
+    Args:
+        arguments: The command line without the program's name; `--debug` may stand anywhere.
+
+    Returns:
+        The exit code: 0, 2 for input that cannot be used, 130 if interrupted.
+    """
+    debug = "--debug" in arguments or bool(os.environ.get("OCCLOOM_DEBUG"))
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        commands = "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
+        print(HELP.format(commands=commands), end="")
+        return 0
+    try:
+        return _call(arguments[0], arguments[1:])
+    except InputError as error:
+        return _fail(str(error), debug)
+    except BrokenPipeError:
+        # The reader of a pipe left; the interpreter's last flush must not complain either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        return _fail(_explain(error), debug)
+    except KeyboardInterrupt:
+        print("occloom: interrupted", file=sys.stderr)
+        return 130
+
+
+def _call(name: str, arguments: list[str]) -> int:
+    """Import a command's module and run it.
+
+    The module has a function of the command's name, whose typed parameters are the options, or, where the options
+    depend on a recipe, a function `main` that takes the arguments.
+    """
+    if name not in COMMANDS:
+        close = get_close_matches(name, COMMANDS, n=1)
+        raise InputError(
+            f"no command {name!r}",
+            rule=f"perhaps you meant {close[0]}" if close else f"the commands are {', '.join(COMMANDS)}",
+            remedy="run `occloom --help`",
+        )
+    module = importlib.import_module(f"occloom.cli.{name}")
+    command: Callable[[list[str]], int] | None = getattr(module, "main", None)
+    if command is None:
+        return _call_typed(getattr(module, name), name, arguments)
+    try:
+        return command(arguments)
+    except SystemExit as left:
+        return _code(left)
+
+
+def _call_typed(function: Callable[..., Any], name: str, arguments: list[str]) -> int:
+    """Run a function whose parameters are the options."""
+    import tyro
+
+    try:
+        tyro.cli(function, prog=f"occloom {name}", args=arguments)
+    except SystemExit as left:
+        return _code(left)
+    return 0
+
+
+def _code(left: SystemExit) -> int:
+    """The exit code that a parser chose."""
+    return left.code if isinstance(left.code, int) else 0
+
+
+def _explain(error: OSError) -> str:
+    """What the operating system refused, with the file's name."""
+    reason = error.strerror or str(error)
+    if error.filename is None:
+        return f"{reason}."
+    remedy = "check the path" if isinstance(error, FileNotFoundError | NotADirectoryError) else "check its permissions"
+    return f"{error.filename}: {reason.lower()}; {remedy}."
+
+
+def _fail(message: str, debug: bool) -> int:
+    """Print one line, after the traceback where it is asked for."""
+    if debug:
+        traceback.print_exc()
+    print(f"occloom: {' '.join(message.split())}", file=sys.stderr)
+    return 2
