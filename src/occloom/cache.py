@@ -43,7 +43,7 @@ class Entry:
     size: int
     """In bytes."""
     inputs: Mapping[str, str]
-    """Digest of each file it was made from, by path relative to the data's root."""
+    """Digest of each file it was made from, by path relative to the data's root, or absolute."""
 
 
 class Cache:
@@ -178,7 +178,7 @@ def require_origin(cache: Cache, origin: CacheOrigin) -> None:
 
 
 def digests(paths: Iterable[Path], root: Path) -> dict[str, str]:
-    """SHA-256 of the contents of files under `root`, by relative path.
+    """SHA-256 of the contents of files, by path relative to `root`, or by absolute path for files elsewhere.
 
     Raises:
         InputError: If a file is missing.
@@ -187,7 +187,8 @@ def digests(paths: Iterable[Path], root: Path) -> dict[str, str]:
     for path in paths:
         if not path.is_file():
             raise InputError("no such file", where=path, rule="the preparation reads it")
-        found[path.relative_to(root).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
+        name = path.relative_to(root) if path.is_relative_to(root) else path.resolve()
+        found[name.as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
 
 

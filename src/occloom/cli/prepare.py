@@ -1,0 +1,108 @@
+"""`occloom prepare`: what models read besides pictures, computed once."""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from occloom.cache import create_cache
+from occloom.data.depth_cache import depth_entry, fill_depth_cache, frames_to_prepare
+from occloom.data.depth_report import depth_errors, markdown_table
+from occloom.data.depth_sources import DepthSource, FileDepth, LidarDepth, SgbmDepth
+from occloom.errors import InputError
+
+
+def depth(
+    *,
+    root: Path,
+    source: Literal["stereo-sgbm", "lidar", "file"] = "stereo-sgbm",
+    out: Path | None = None,
+    sequences: tuple[str, ...] = (),
+    frames: Literal["voxels", "pictures"] = "voxels",
+    files: Path | None = None,
+    workers: int = 2,
+) -> None:
+    """Prepare the depth of image_2 as float32 metres, one `.npy` a frame; an interrupted run goes on.
+
+    Args:
+        root: Folder that holds `sequences`.
+        source: `stereo-sgbm` matches image_2 and image_3, `lidar` projects the scan, `file` checks and takes over
+            what another program wrote.
+        out: Folder to write; <root>/depth/<source> unless given.
+        sequences: Names such as 00 08; all that are there unless given.
+        frames: `voxels` for the frames that have voxels, `pictures` for every picture (temporal models).
+        files: With `file`: the folder that holds `sequences/NN/FFFFFF.npy`.
+        workers: Processes.
+    """
+    chosen = frames_to_prepare(root, sequences, frames)
+    maker = _source(source, files)
+    folder = out or root / "depth" / source
+    cache = create_cache(folder, maker.origin)
+    console = Console()
+    with Progress(
+        TextColumn("depth"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
+    ) as bar:
+        task = bar.add_task("depth", total=len(chosen))
+        for _ in fill_depth_cache(cache, maker, chosen, workers=workers):
+            bar.advance(task)
+    console.print(f"Depth of {len(chosen)} frames lies in {folder}", soft_wrap=True)
+
+
+def depth_report(*, root: Path, depth: Path, sequences: tuple[str, ...] = ()) -> None:
+    """Compare prepared depth with the LiDAR's, by range, over the frames that have a scan; prints a table.
+
+    Args:
+        root: Folder that holds `sequences`.
+        depth: Folder of prepared depth, or its name under <root>/depth.
+        sequences: Names such as 00 08; all that are there unless given.
+    """
+    folder = root / "depth" / depth if len(depth.parts) == 1 else depth
+    estimated, lidar = FileDepth(folder), LidarDepth()
+    chosen = [
+        frame
+        for frame in frames_to_prepare(root, sequences, "pictures")
+        if frame.file("velodyne", ".bin").is_file() and (folder / depth_entry(frame)).is_file()
+    ]
+    if not chosen:
+        raise InputError(
+            "no frame has both depth and a scan",
+            where=folder,
+            rule="the report compares the two",
+            remedy="run `occloom prepare depth` first",
+        )
+    estimates = np.concatenate([estimated.depth(frame).ravel() for frame in chosen])
+    truth = np.concatenate([lidar.depth(frame).ravel() for frame in chosen])
+    print(f"{len(chosen)} frames against projected LiDAR; {100 * (estimates > 0).mean():.1f} % of all pixels filled\n")
+    print(markdown_table(depth_errors(estimates, truth)))
+
+
+def main(arguments: list[str]) -> int:
+    """Run one preparation.
+
+    Args:
+        arguments: The command line after `occloom prepare`.
+
+    Returns:
+        The exit code 0.
+
+    Raises:
+        InputError: If an input cannot be used.
+    """
+    tyro.extras.subcommand_cli_from_dict(
+        {"depth": depth, "depth-report": depth_report}, prog="occloom prepare", args=arguments
+    )
+    return 0
+
+
+def _source(name: Literal["stereo-sgbm", "lidar", "file"], files: Path | None) -> DepthSource:
+    """The depth source of a name."""
+    if name == "stereo-sgbm":
+        return SgbmDepth()
+    if name == "lidar":
+        return LidarDepth()
+    if files is None:
+        raise InputError("--source file needs --files", rule="it names the folder that holds sequences/NN/FFFFFF.npy")
+    return FileDepth(files)

@@ -1,0 +1,227 @@
+"""Where input depth comes from: other programs' files, stereo matching, or projected LiDAR.
+
+Every source answers one frame with the z-depth of image_2 in metres, float32, 0 where unknown, at the picture's size on
+disk. `occloom prepare depth` writes the answers to a cache; docs/depth.md has the figures.
+"""
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from jaxtyping import Float32, Float64, UInt8
+from PIL import Image
+
+from occloom.cache import CacheOrigin
+from occloom.data.kitti_files import KittiFrame, read_calibration, read_image, read_points
+from occloom.data.pictures import read_depth
+from occloom.errors import InputError
+
+FULL_WIDTH = 1240
+"""Width in pixels that the parameters of stereo matching are meant for (KITTI's pictures)."""
+DISPARITIES = 128
+"""At KITTI's focal length and baseline: depth from 3 m."""
+
+
+class DepthSource(Protocol):
+    """One way to know the depth of a frame."""
+
+    @property
+    def origin(self) -> CacheOrigin:
+        """Name, settings and code version: what a cache of its answers is keyed by."""
+        ...
+
+    def inputs(self, frame: KittiFrame) -> tuple[Path, ...]:
+        """The files that the answer depends on."""
+        ...
+
+    def depth(self, frame: KittiFrame) -> Float32[np.ndarray, "H W"]:
+        """Z-depth of image_2 in metres, 0 = unknown.
+
+        Raises:
+            InputError: If a file it needs is missing or damaged.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class FileDepth:
+    """Depth that another program wrote: `<folder>/sequences/NN/FFFFFF.npy`, as VoxFormer and VoxDet keep it."""
+
+    folder: Path
+    """Holds `sequences`."""
+
+    @property
+    def origin(self) -> CacheOrigin:
+        """No settings: the files' contents are compared entry by entry."""
+        return CacheOrigin(source="file", settings={}, code_version=1)
+
+    def inputs(self, frame: KittiFrame) -> tuple[Path, ...]:
+        """The file itself."""
+        return (self._path(frame),)
+
+    def depth(self, frame: KittiFrame) -> Float32[np.ndarray, "H W"]:
+        """The file's depth, checked: finite, not negative, of the picture's size."""
+        path = self._path(frame)
+        depth, size = read_depth(path), picture_size(frame)
+        if depth.shape != size:
+            raise InputError(
+                f"the depth map is {depth.shape[0]}x{depth.shape[1]}",
+                where=path,
+                rule=f"it has the size of image_2, {size[0]}x{size[1]}",
+                remedy="write the depth at the picture's full size, without crop or padding",
+            )
+        return depth
+
+    def _path(self, frame: KittiFrame) -> Path:
+        """Where the frame's file lies."""
+        return self.folder / "sequences" / f"{frame.token}.npy"
+
+
+@dataclass(frozen=True)
+class SgbmDepth:
+    """Semi-global block matching of image_2 and image_3 (OpenCV): no weights, no training.
+
+    Pictures narrower than KITTI's are enlarged before matching, so that a pixel of disparity means about the same
+    distance: at 96x320 the road 20 m ahead has a disparity of 5 pixels only.
+    """
+
+    mode: Literal["3way", "hh"] = "3way"
+    """"3way" takes 0.05 s a KITTI frame, "hh" (all directions) 0.2 s and more; equally accurate there."""
+    block_size: int = 5
+    """Edge of the matched block in pixels, odd."""
+    uniqueness: int = 5
+    """The best match must be better than the second best by this many percent."""
+    speckle_window: int = 100
+    """Patches of equal disparity smaller than this many pixels are dropped."""
+
+    @property
+    def origin(self) -> CacheOrigin:
+        """Keyed by every parameter of the matching."""
+        settings = {
+            "mode": self.mode,
+            "block_size": self.block_size,
+            "uniqueness": self.uniqueness,
+            "speckle_window": self.speckle_window,
+        }
+        return CacheOrigin(source="stereo-sgbm", settings=settings, code_version=1)
+
+    def inputs(self, frame: KittiFrame) -> tuple[Path, ...]:
+        """Both pictures and the calibration."""
+        return (frame.file("image_2", ".png"), frame.file("image_3", ".png"), frame.folder / "calib.txt")
+
+    def depth(self, frame: KittiFrame) -> Float32[np.ndarray, "H W"]:
+        """Depth = f * baseline / disparity, where left and right matching agree within a pixel."""
+        left, right = (read_image(frame.file(camera, ".png")) for camera in ("image_2", "image_3"))
+        if left.shape != right.shape:
+            raise InputError(
+                f"the right picture is {right.shape[0]}x{right.shape[1]}, the left {left.shape[0]}x{left.shape[1]}",
+                where=frame.file("image_3", ".png"),
+                rule="a stereo pair has one size",
+            )
+        calibration = read_calibration(frame.folder / "calib.txt")
+        focal = calibration.projections[2, 0, 0]
+        baseline = (calibration.projections[2, 0, 3] - calibration.projections[3, 0, 3]) / focal
+        disparity = self.disparity(left, right)
+        known = disparity > 0
+        depth = np.zeros_like(disparity)
+        depth[known] = np.float32(focal * baseline) / disparity[known]
+        return depth
+
+    def disparity(
+        self, left: UInt8[np.ndarray, "H W 3"], right: UInt8[np.ndarray, "H W 3"]
+    ) -> Float32[np.ndarray, "H W"]:
+        """Pixels of the given pictures by which a point stands further left in the right one; 0 = unknown."""
+        cv2 = _opencv()
+
+        enlarge = max(1, round(FULL_WIDTH / left.shape[1]))
+        left, right = (_enlarged(picture, enlarge) for picture in (left, right))
+        # Columns added at the left let pixels near the border be matched, which SGBM leaves out otherwise.
+        padded = [cv2.copyMakeBorder(p, 0, 0, DISPARITIES, 0, cv2.BORDER_REPLICATE) for p in (left, right)]
+        area = 3 * self.block_size**2
+        matcher = cv2.StereoSGBM_create(
+            minDisparity=0,
+            numDisparities=DISPARITIES,
+            blockSize=self.block_size,
+            P1=8 * area,
+            P2=32 * area,
+            disp12MaxDiff=1,
+            preFilterCap=31,
+            uniquenessRatio=self.uniqueness,
+            speckleWindowSize=self.speckle_window,
+            speckleRange=2,
+            mode=cv2.STEREO_SGBM_MODE_SGBM_3WAY if self.mode == "3way" else cv2.STEREO_SGBM_MODE_HH,
+        )
+        sixteenths = matcher.compute(*padded)[:, DISPARITIES:]
+        centre = enlarge // 2
+        return np.maximum(sixteenths[centre::enlarge, centre::enlarge], 0).astype(np.float32) / (16 * enlarge)
+
+
+@dataclass(frozen=True)
+class LidarDepth:
+    """The frame's own scan in the picture: exact, and sparse (about 4 % of KITTI's pixels)."""
+
+    @property
+    def origin(self) -> CacheOrigin:
+        """No settings."""
+        return CacheOrigin(source="lidar", settings={}, code_version=1)
+
+    def inputs(self, frame: KittiFrame) -> tuple[Path, ...]:
+        """The scan and the calibration; of the picture only the size counts."""
+        return (frame.file("velodyne", ".bin"), frame.folder / "calib.txt")
+
+    def depth(self, frame: KittiFrame) -> Float32[np.ndarray, "H W"]:
+        """Each pixel's nearest point."""
+        calibration = read_calibration(frame.folder / "calib.txt")
+        points = read_points(frame.file("velodyne", ".bin"))[:, :3].astype(np.float64)
+        transform = calibration.camera_from_velodyne(2)
+        return render_points(
+            points @ transform[:3, :3].T + transform[:3, 3], calibration.intrinsics(2), picture_size(frame)
+        )
+
+
+def render_points(
+    points_camera: Float64[np.ndarray, "P 3"], intrinsics: Float64[np.ndarray, "3 3"], size: tuple[int, int]
+) -> Float32[np.ndarray, "H W"]:
+    """Z-depth of the nearest point on each pixel, 0 where there is none."""
+    points_camera = points_camera[points_camera[:, 2] > 0]
+    homogeneous = points_camera @ intrinsics.T
+    # Points a hair before the camera plane lie beyond any integer; they fall outside all the same.
+    pixels = np.rint(np.clip(homogeneous[:, :2] / homogeneous[:, 2:], -1e6, 1e6)).astype(np.int64)
+    height, width = size
+    inside = ((pixels >= 0) & (pixels < (width, height))).all(axis=1)
+    depth = np.full(height * width, np.inf, dtype=np.float32)
+    np.minimum.at(depth, pixels[inside, 1] * width + pixels[inside, 0], points_camera[inside, 2].astype(np.float32))
+    return np.where(np.isfinite(depth), depth, 0).astype(np.float32).reshape(size)
+
+
+def picture_size(frame: KittiFrame) -> tuple[int, int]:
+    """Height and width of image_2, without decoding it.
+
+    Raises:
+        InputError: If there is no such picture.
+    """
+    path = frame.file("image_2", ".png")
+    if not path.is_file():
+        raise InputError("no such picture", where=path, rule="depth has the size of image_2")
+    with Image.open(path) as image:
+        return image.height, image.width
+
+
+def _opencv() -> Any:
+    """OpenCV, which only the extra `stereo` installs."""
+    try:
+        return importlib.import_module("cv2")
+    except ImportError as error:
+        raise InputError(
+            "stereo matching needs OpenCV", rule="it is an extra", remedy='run `pip install "occloom[stereo]"`'
+        ) from error
+
+
+def _enlarged(picture: UInt8[np.ndarray, "H W 3"], factor: int) -> UInt8[np.ndarray, "h w 3"]:
+    """A picture `factor` times as large."""
+    if factor == 1:
+        return picture
+    image = Image.fromarray(picture)
+    return np.asarray(image.resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC))
