@@ -100,4 +100,4 @@ class Course:
 def _waves(rows: np.ndarray, s: np.ndarray | float, derivative: int = 0) -> np.ndarray:
     amplitude, number, phase = rows.T
     angle = np.asarray(s)[..., None] * number + phase + derivative * (np.pi / 2)
-    return (amplitude * number**derivative * np.sin(angle)).sum(axis=-1)
+    return np.asarray((amplitude * number**derivative * np.sin(angle)).sum(axis=-1))
