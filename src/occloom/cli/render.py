@@ -1,0 +1,140 @@
+"""`occloom render`: draw a prediction beside the truth, as shaded voxels."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+from jaxtyping import Bool, UInt8
+
+from occloom.cli.score import count_frame, read_prediction, read_truth
+from occloom.data.kitti_files import KittiFrame, read_calibration, read_image
+from occloom.data.label_spaces import SEMANTIC_KITTI
+from occloom.data.semantickitti import SEMANTIC_KITTI_GRID, SemanticKittiConfig
+from occloom.errors import InputError
+from occloom.interfaces import Needs
+from occloom.metrics.naive import ROAD_HEIGHT
+from occloom.metrics.protocols import SEMANTICKITTI
+from occloom.viewer.images import EgoMarker, comparison_picture
+
+
+@dataclass(frozen=True)
+class FrameContents:
+    """What is known of a frame besides a prediction."""
+
+    name: str
+    truth: UInt8[np.ndarray, "X Y Z"] | None
+    """Training ids, empty where unobserved."""
+    observed: Bool[np.ndarray, "X Y Z"]
+    image: UInt8[np.ndarray, "H W 3"] | None
+    ego: EgoMarker
+
+
+def render(
+    prediction: Annotated[Path | None, tyro.conf.Positional] = None,
+    *,
+    out: Path,
+    truth: Path | None = None,
+    image: Path | None = None,
+    root: Path | None = None,
+    token: str | None = None,
+    errors: bool = False,
+    panel_size: tuple[int, int] = (400, 640),
+) -> None:
+    """Draw a prediction beside the truth, as shaded voxels, with camera image and legend.
+
+    Give the truth as a file (`--truth`), or a folder in SemanticKITTI's layout and a frame of it (`--root`, `--token`):
+    then truth, camera image and calibration come from there, also where labels lie in voxels_derived.
+
+    Args:
+        prediction: Voxel label file of raw ids; left out, the truth is drawn alone.
+        out: PNG to write.
+        truth: Voxel label file of raw ids; the .invalid beside it, if any, says which voxels are drawn.
+        image: Camera picture to put on top.
+        root: Folder that holds `sequences`.
+        token: Frame of `root`, such as 08/000005.
+        errors: Add a panel that shows what is wrong, missed and invented.
+        panel_size: Height and width of each voxel picture, in pixels.
+    """
+    frame = _from_layout(root, token) if root is not None and token is not None else _from_files(truth, prediction)
+    if image is not None:
+        frame = FrameContents(frame.name, frame.truth, frame.observed, read_image(image), frame.ego)
+    volume = None if prediction is None else read_prediction(prediction, frame.observed)
+    if volume is None and frame.truth is None:
+        raise InputError("nothing to draw", remedy="name a prediction, or a truth by --truth or by --root and --token")
+    if errors and (volume is None or frame.truth is None):
+        raise InputError("--errors needs a prediction and a truth", remedy="name both")
+    title = frame.name
+    if volume is not None and frame.truth is not None:
+        title = frame_title(frame.name, volume, frame.truth, frame.observed)
+    picture = comparison_picture(
+        frame.image,
+        volume,
+        frame.truth,
+        SEMANTIC_KITTI_GRID,
+        SEMANTIC_KITTI,
+        observed=frame.observed,
+        title=title,
+        show_errors=errors,
+        panel_size=panel_size,
+        ego=frame.ego,
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(out)
+    print(out)
+
+
+def frame_title(
+    name: str,
+    prediction: UInt8[np.ndarray, "X Y Z"],
+    truth: UInt8[np.ndarray, "X Y Z"],
+    observed: Bool[np.ndarray, "X Y Z"],
+) -> str:
+    """The frame's name and its own IoU and mIoU, in percent.
+
+    A benchmark pools frames and counts absent classes as 0; for one frame the mean is taken over the classes that occur
+    in prediction or truth.
+    """
+    counts = count_frame(prediction, truth, observed)
+    scores = SEMANTICKITTI.scores(counts)
+    occurs = (counts.sum(0) + counts.sum(1)) > 0
+    present = [scores.per_class[c] for c in SEMANTIC_KITTI.occupied if occurs[c]]
+    miou = sum(present) / max(len(present), 1)
+    return f"{name}    IoU {100 * scores.iou:.1f}    mIoU {100 * miou:.1f} over {len(present)} classes present"
+
+
+def _from_files(truth: Path | None, prediction: Path | None) -> FrameContents:
+    """A frame of single files; without a truth every voxel is drawn."""
+    ego = EgoMarker(ROAD_HEIGHT)
+    if truth is None:
+        everything = np.ones(SEMANTIC_KITTI_GRID.shape, bool)
+        return FrameContents(prediction.stem if prediction else "", None, everything, None, ego)
+    invalid = truth.with_suffix(".invalid")
+    labels, observed = read_truth(truth, invalid if invalid.is_file() else None)
+    return FrameContents(truth.stem, labels, observed, None, ego)
+
+
+def _from_layout(root: Path, token: str) -> FrameContents:
+    """A frame of a folder in SemanticKITTI's layout."""
+    sequence, _, name = token.partition("/")
+    dataset = SemanticKittiConfig(root=root, val=(sequence,)).build("val", Needs(images=False))
+    if token not in dataset.tokens:
+        raise InputError(
+            f"no usable frame {token}",
+            where=root,
+            rule=dataset.skipped.get(token, f"there are {', '.join(dataset.tokens[:5])}, ..."),
+            remedy="name a frame as SEQUENCE/FRAME, such as 08/000005",
+        )
+    frame = KittiFrame(root, sequence, name)
+    calibration = read_calibration(frame.folder / "calib.txt")
+    picture = frame.file("image_2", ".png")
+    image = read_image(picture) if picture.is_file() else None
+    ego = EgoMarker(ROAD_HEIGHT)
+    if image is not None:
+        height, width = image.shape[:2]
+        ego = EgoMarker(ROAD_HEIGHT, calibration.camera_from_velodyne(2), calibration.intrinsics(2), (height, width))
+    target = dataset.target(dataset.tokens.index(token))
+    if target is None:
+        return FrameContents(token, None, np.ones(SEMANTIC_KITTI_GRID.shape, bool), image, ego)
+    return FrameContents(token, target.labels[0].numpy().astype(np.uint8), target.observed[0].numpy(), image, ego)

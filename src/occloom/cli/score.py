@@ -1,0 +1,256 @@
+"""`occloom score`: score prediction files against label files, without any model."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+import tyro
+from jaxtyping import Bool, Int64, Integer, UInt8
+from rich.console import Console
+from rich.panel import Panel
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor
+
+from occloom.data.kitti_files import read_voxel_bits, read_voxel_labels
+from occloom.data.label_spaces import IGNORED, SEMANTIC_KITTI, to_train_ids
+from occloom.data.semantickitti import SEMANTIC_KITTI_GRID
+from occloom.errors import InputError
+from occloom.metrics.confusion import count_confusion_by_bin, distance_rings, height_layers
+from occloom.metrics.protocols import MONOSCENE, SEMANTICKITTI, OccupancyScores, ScoringProtocol
+
+Volume = UInt8[np.ndarray, "X Y Z"]
+Mask = Bool[np.ndarray, "X Y Z"]
+
+
+@dataclass(frozen=True)
+class Detail:
+    """Counts of parts of the grid."""
+
+    edges: tuple[float, ...]
+    """Upper ends of the parts, metres."""
+    bins: Int64[Tensor, "X Y Z"]
+    counts: Int64[Tensor, "R K K"]
+
+
+def score(
+    prediction_folder: Annotated[Path, tyro.conf.Positional],
+    label_folder: Annotated[Path, tyro.conf.Positional],
+    *,
+    protocol: Literal["semantickitti", "monoscene"] = "semantickitti",
+    detail: bool = False,
+    distances: tuple[float, ...] = (12.8, 25.6, 51.2),
+    heights: tuple[float, ...] = (-1.4, 0.0, 2.0, 4.4),
+    json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
+    common_frames_only: bool = False,
+) -> None:
+    """Score prediction files against label files, without any model.
+
+    Both folders have SemanticKITTI's layout: sequences/NN/predictions/FFFFFF.label (or voxels/) for predictions,
+    sequences/NN/voxels/FFFFFF.label with its .invalid for labels; raw ids, two bytes a voxel.
+
+    Args:
+        prediction_folder: Folder that holds `sequences` with the predictions.
+        label_folder: Folder that holds `sequences` with the labels.
+        protocol: Whose evaluator's numbers to print; its card is printed with them.
+        detail: Also score rings of distance and layers of height.
+        distances: Outer radii of the rings, horizontal metres from the ego origin.
+        heights: Upper ends of the layers, metres above the ego origin (the lidar, 1.73 m above the road).
+        json_file: Also write the scores, as fractions, to this file.
+        common_frames_only: Score the frames both folders have, where the two sets differ; else that is an error.
+    """
+    chosen = {"semantickitti": SEMANTICKITTI, "monoscene": MONOSCENE}[protocol]
+    predictions = find_label_files(prediction_folder, ("predictions", "voxels"))
+    labels = find_label_files(label_folder, ("voxels",))
+    tokens = _shared_tokens(predictions, labels, prediction_folder, label_folder, common_frames_only)
+    counts = torch.zeros(SEMANTIC_KITTI.num_classes, SEMANTIC_KITTI.num_classes, dtype=torch.int64)
+    details = _empty_details(distances, heights) if detail else {}
+    console = Console()
+    for token in track(tokens, description="scoring", console=Console(stderr=True), transient=True):
+        truth, observed = read_truth(labels[token], labels[token].with_suffix(".invalid"))
+        prediction = read_prediction(predictions[token], observed)
+        counts += count_frame(prediction, truth, observed)
+        for part in details.values():
+            part.counts.add_(count_frame_by_bin(prediction, truth, observed, part.bins, len(part.edges)))
+    _print_scores(console, chosen, chosen.scores(counts), len(tokens))
+    for name, part in details.items():
+        console.print(_detail_table(name, chosen, part))
+    if json_file is not None:
+        json_file.write_text(json.dumps(_as_json(chosen, counts, tokens, details), indent=1) + "\n")
+
+
+def count_frame(prediction: Volume, truth: Volume, observed: Mask) -> Int64[Tensor, "K K"]:
+    """Confusion counts of one frame."""
+    everywhere = torch.zeros(truth.shape, dtype=torch.int32)
+    return count_frame_by_bin(prediction, truth, observed, everywhere, num_bins=1)[0]
+
+
+def count_frame_by_bin(
+    prediction: Volume, truth: Volume, observed: Mask, bins: Integer[Tensor, "X Y Z"], num_bins: int
+) -> Int64[Tensor, "R K K"]:
+    """Confusion counts of one frame in each bin of voxels."""
+    return count_confusion_by_bin(
+        torch.from_numpy(prediction)[None],
+        torch.from_numpy(truth)[None],
+        torch.from_numpy(observed)[None],
+        bins,
+        num_bins=num_bins,
+        num_classes=SEMANTIC_KITTI.num_classes,
+    )
+
+
+def find_label_files(root: Path, kinds: Sequence[str]) -> dict[str, Path]:
+    """The voxel label files of a folder in SemanticKITTI's layout, by token such as "08/000005".
+
+    Args:
+        root: Holds `sequences`.
+        kinds: Folders of a sequence to look in; the first that any sequence has is used.
+
+    Raises:
+        InputError: If there is no such file.
+    """
+    for kind in kinds:
+        files = sorted(root.glob(f"sequences/*/{kind}/*.label"))
+        if files:
+            return {f"{file.parts[-3]}/{file.stem}": file for file in files}
+    places = " or ".join(f"sequences/NN/{kind}/FFFFFF.label" for kind in kinds)
+    raise InputError(
+        "no label files" if root.is_dir() else "no such folder",
+        where=root,
+        rule=f"expected {places}",
+        remedy="name the folder that holds `sequences`",
+    )
+
+
+def read_truth(labels: Path, invalid: Path | None) -> tuple[Volume, Mask]:
+    """Training ids (empty where unobserved) of a `.label` file, and the voxels that count.
+
+    Raises:
+        InputError: If a file is missing or truncated.
+    """
+    truth = to_train_ids(read_voxel_labels(labels, SEMANTIC_KITTI_GRID.shape))
+    observed = truth != IGNORED
+    if invalid is not None:
+        observed &= ~read_voxel_bits(invalid, SEMANTIC_KITTI_GRID.shape)
+    truth[~observed] = SEMANTIC_KITTI.empty
+    return truth, observed
+
+
+def read_prediction(path: Path, observed: Mask) -> Volume:
+    """Training ids of a predicted `.label` file; unobserved voxels may hold anything, and ignored ids become empty.
+
+    Raises:
+        InputError: If the file is missing or truncated, or an observed voxel has an id without a class.
+    """
+    raw = read_voxel_labels(path, SEMANTIC_KITTI_GRID.shape)
+    prediction = to_train_ids(raw)
+    wrong = prediction == IGNORED
+    if (wrong & observed).any():
+        raise InputError(
+            f"predicts raw id {raw[wrong & observed][0]}, which has no class",
+            where=path,
+            rule="predictions hold raw ids of the 19 classes, or 0 for empty",
+            remedy="map training ids to raw ids before writing",
+        )
+    prediction[wrong] = SEMANTIC_KITTI.empty
+    return prediction
+
+
+def _shared_tokens(
+    predictions: dict[str, Path],
+    labels: dict[str, Path],
+    prediction_folder: Path,
+    label_folder: Path,
+    common_only: bool,
+) -> list[str]:
+    """Frames to score, in order; both sets must be the same unless told otherwise."""
+    common = sorted(predictions.keys() & labels.keys())
+    remedy = "add the files, or score what both have with --common-frames-only"
+    for lacking, wanted, where, what in (
+        (predictions, labels, prediction_folder, "prediction"),
+        (labels, predictions, label_folder, "label"),
+    ):
+        missing = sorted(wanted.keys() - lacking.keys())
+        if missing and not (common_only and common):
+            raise InputError(
+                f"no {what} for frame {missing[0]} ({len(missing)} of {len(wanted)} are missing)",
+                where=where,
+                rule="predictions and labels hold the same frames",
+                remedy=remedy if common else "the two folders have no frame in common",
+            )
+    return common
+
+
+def _empty_details(distances: tuple[float, ...], heights: tuple[float, ...]) -> dict[str, Detail]:
+    """Zero counts for each ring and layer."""
+    try:
+        bins = {
+            "distance": (distances, distance_rings(SEMANTIC_KITTI_GRID, distances)),
+            "height": (heights, height_layers(SEMANTIC_KITTI_GRID, heights)),
+        }
+    except ValueError as error:
+        raise InputError(f"--distances or --heights: {error}", remedy="give them in rising order") from error
+    classes = SEMANTIC_KITTI.num_classes
+    return {
+        name: Detail(edges, part, torch.zeros(len(edges), classes, classes, dtype=torch.int64))
+        for name, (edges, part) in bins.items()
+    }
+
+
+def _percent(fraction: float) -> str:
+    return "-" if math.isnan(fraction) else f"{100 * fraction:.2f}"
+
+
+def _print_scores(console: Console, protocol: ScoringProtocol, scores: OccupancyScores, frames: int) -> None:
+    """The card, the four numbers papers print, and the IoU of each class, in percent."""
+    console.print(Panel(protocol.card(), title="protocol card", title_align="left", expand=False))
+    table = Table(title=f"{frames} frames, percent", title_justify="left")
+    for column in ("IoU", "precision", "recall", "mIoU"):
+        table.add_column(column, justify="right")
+    table.add_row(*map(_percent, (scores.iou, scores.precision, scores.recall, scores.miou)))
+    console.print(table)
+    classes = Table("class", title="IoU per class, percent", title_justify="left")
+    classes.add_column("IoU", justify="right")
+    for index in SEMANTIC_KITTI.occupied:
+        classes.add_row(SEMANTIC_KITTI.names[index], _percent(scores.per_class[index]))
+    console.print(classes)
+
+
+def _detail_table(name: str, protocol: ScoringProtocol, detail: Detail) -> Table:
+    """IoU and mIoU of each ring or layer, in percent."""
+    table = Table(f"{name} below", title=f"by {name}, percent", title_justify="left")
+    for column in ("voxels", "IoU", "mIoU"):
+        table.add_column(column, justify="right")
+    for edge, counts in zip(detail.edges, detail.counts, strict=True):
+        scores = protocol.scores(counts)
+        table.add_row(f"{edge:g} m", f"{int(counts.sum()):,}", _percent(scores.iou), _percent(scores.miou))
+    return table
+
+
+def _as_json(
+    protocol: ScoringProtocol, counts: Int64[Tensor, "K K"], tokens: list[str], details: dict[str, Detail]
+) -> dict[str, object]:
+    """Everything that was printed, as fractions, with the counts; undefined scores are null."""
+
+    def numbers(part: Int64[Tensor, "K K"]) -> dict[str, object]:
+        scores = asdict(protocol.scores(part))
+        per_class = dict(zip(SEMANTIC_KITTI.names, scores.pop("per_class"), strict=True))
+        defined = {name: None if math.isnan(value) else value for name, value in scores.items()}
+        return {**defined, "per_class": per_class}
+
+    return {
+        "protocol": protocol.name,
+        "card": protocol.card().splitlines(),
+        "frames": tokens,
+        "scores": numbers(counts),
+        "confusion_rows_truth_columns_prediction": counts.tolist(),
+        "detail": {
+            name: [{"below": edge} | numbers(c) for edge, c in zip(part.edges, part.counts, strict=True)]
+            for name, part in details.items()
+        },
+    }
