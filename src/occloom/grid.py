@@ -100,4 +100,5 @@ class LabelSpace:
     ) -> Float[Tensor, " K"]:
         """Weights `1 / ln(frequency + 0.001)` (MonoScene; reference datasets_and_metrics 1.3)."""
         frequencies: Sequence[float] = self.frequencies
-        return (1.0 / torch.log(torch.tensor(frequencies, dtype=torch.float64) + 0.001)).to(device=device, dtype=dtype)
+        exact = torch.tensor(frequencies, dtype=torch.float64, device="cpu")
+        return (1.0 / torch.log(exact + 0.001)).to(device=device, dtype=dtype)

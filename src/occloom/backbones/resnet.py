@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from jaxtyping import Float
@@ -76,6 +77,9 @@ def _shortcut(in_channels: int, out_channels: int, *, stride: int, norm: Norm) -
 class ResNet(nn.Module):
     """Images to features at strides 4, 8, 16 and 32, or the coarser ones of these."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         block: type[BasicBlock] | type[Bottleneck],
@@ -129,9 +133,7 @@ def _stage(
 ) -> nn.Sequential:
     """Blocks of one size; the first changes it."""
     first = block(in_channels, width, stride=stride, norm=norm)
-    return nn.Sequential(
-        first, *(block(width * block.expansion, width, stride=1, norm=norm) for _ in range(count - 1))
-    )
+    return nn.Sequential(first, *(block(width * block.expansion, width, stride=1, norm=norm) for _ in range(count - 1)))
 
 
 def _initialise(module: nn.Module) -> None:
@@ -171,7 +173,7 @@ def load_torchvision_weights(trunk: ResNet, path: Path, *, option: str) -> None:
         raise InputError("no such weights file", where=path, remedy=remedy)
     try:
         loaded = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except (OSError, RuntimeError, SafetensorError, ValueError, EOFError, KeyError) as error:
+    except (OSError, RuntimeError, SafetensorError, UnpicklingError, EOFError) as error:
         raise InputError(f"cannot be read as weights ({type(error).__name__})", where=path, remedy=remedy) from error
     state = {key: value for key, value in loaded.items() if not key.startswith("fc.")}
     own = trunk.state_dict()

@@ -45,7 +45,7 @@ def depth_histogram(depth: Float[Tensor, "M H W"], bins: DepthBins, stride: int)
     (images, height, width), channels = depth.shape, bins.count + 2
     h, w = -(-height // stride), -(-width // stride)
     # Unknown pixels fall in channel D + 1 and are dropped from it afterwards.
-    channel = torch.bucketize(depth, bins.edges(dtype=depth.dtype, device=depth.device)[1:], right=True)
+    channel = torch.bucketize(depth.contiguous(), bins.edges(dtype=depth.dtype, device=depth.device)[1:], right=True)
     channel = torch.where(depth > 0, channel, channels - 1)
     row = torch.arange(height, device=depth.device) // stride
     column = torch.arange(width, device=depth.device) // stride

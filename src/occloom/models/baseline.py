@@ -16,7 +16,7 @@ from occloom.backbones.fpn import TopDownNeck
 from occloom.backbones.resnet import resnet18
 from occloom.grid import LabelSpace, Shape, VoxelGrid
 from occloom.heads.factorised import FactorisedHead, FactorisedScores
-from occloom.interfaces import Needs, OccupancyModel
+from occloom.interfaces import Needs, OccupancyModel, Outputs
 from occloom.lifting.depth import DepthBins, DepthHead
 from occloom.lifting.lift_splat import frustum_voxels, lift_splat
 from occloom.losses.affinity import geometric_affinity, semantic_affinity
@@ -85,6 +85,7 @@ class Baseline(OccupancyModel):
     """Lift-splat occupancy from images and an input depth map."""
 
     needs = Needs(images=True, depth=True)
+    class_weights: Tensor
 
     def __init__(self, config: BaselineConfig, grid: VoxelGrid, label_space: LabelSpace) -> None:
         """Make the model.
@@ -112,11 +113,14 @@ class Baseline(OccupancyModel):
             class_factors=_ratio(config.volume_coarsening, config.class_coarsening),
         )
         # Fixed by the label space, so neither trained nor saved.
-        self.register_buffer("class_weights", label_space.class_weights(), persistent=False)
+        self.register_buffer(
+            "class_weights", label_space.class_weights(device=torch.get_default_device()), persistent=False
+        )
 
     def forward(self, scene: Scene) -> BaselineOutputs:
         """Answer the present frame; cameras whose picture is missing do not contribute."""
-        assert scene.images is not None and scene.depth is not None, "Baseline.needs asks for images and depth"
+        assert scene.images is not None, "Baseline.needs asks for images"
+        assert scene.depth is not None, "Baseline.needs asks for depth"
         images, depth = scene.images[:, 0], scene.depth[:, 0]
         batch, cameras = images.shape[:2]
         features = self.neck(self.trunk(images.flatten(0, 1)))
@@ -140,8 +144,9 @@ class Baseline(OccupancyModel):
         volume_BCXYZ = self.volume(self.place(self.normalise(volume_BCXYZ)))
         return BaselineOutputs(scores=self.head(volume_BCXYZ))
 
-    def loss(self, outputs: BaselineOutputs, target: Target) -> dict[str, Float[Tensor, ""]]:
+    def loss(self, outputs: Outputs, target: Target) -> dict[str, Float[Tensor, ""]]:
         """Class-weighted cross-entropy and the two scene-class affinities, each with weight 1."""
+        assert isinstance(outputs, BaselineOutputs), "outputs must be this model's own"
         cross_entropy, sums = factorised_losses(outputs.scores, target, self.class_weights)
         return {
             "cross_entropy": cross_entropy,

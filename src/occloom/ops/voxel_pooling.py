@@ -29,7 +29,7 @@ def voxel_pooling(
         num_voxels: V, over the whole batch: samples are kept apart by their voxel indices.
     """
     dtype = torch.promote_types(features.dtype, torch.float32)
-    return _VoxelPooling.apply(features.to(dtype), weights.to(dtype), voxels, num_voxels)  # pyright: ignore
+    return _VoxelPooling.apply(features.to(dtype), weights.to(dtype), voxels, num_voxels)  # pyright: ignore[reportReturnType]
 
 
 def _bins_a_chunk(features: Tensor) -> int:
@@ -41,7 +41,9 @@ class _VoxelPooling(torch.autograd.Function):
     """Keeps features, weights and indices only."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, features_PC: Tensor, weights_PD: Tensor, voxels_PD: Tensor, num_voxels: int) -> Tensor:
+    def forward(
+        ctx: FunctionCtx, features_PC: Tensor, weights_PD: Tensor, voxels_PD: Tensor, num_voxels: int
+    ) -> Tensor:
         ctx.save_for_backward(features_PC, weights_PD, voxels_PD)
         channels, step = features_PC.shape[1], _bins_a_chunk(features_PC)
         # Row V collects what lies in no voxel: cheaper than selecting the rest.
@@ -53,7 +55,7 @@ class _VoxelPooling(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_VC: Tensor) -> tuple[Tensor, Tensor, None, None]:  # noqa: ANN001
+    def backward(ctx, grad_VC: Tensor) -> tuple[Tensor, Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         features_PC, weights_PD, voxels_PD = ctx.saved_tensors
         (pixels, channels), step = features_PC.shape, _bins_a_chunk(features_PC)
         grad_VC = torch.cat([grad_VC, grad_VC.new_zeros(1, channels)])

@@ -1,6 +1,6 @@
 """Trading channels for finer voxels, and fine voxels for sums: reshapes of a volume."""
 
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from occloom.grid import Shape
@@ -26,7 +26,7 @@ def sum_sub_voxels(volume: Float[Tensor, "B X Y Z"], factors: Shape) -> Float[Te
     return volume.reshape(batch, nx // fx, fx, ny // fy, fy, nz // fz, fz).sum(dim=(2, 4, 6))
 
 
-def repeat_voxels(volume: Float[Tensor, "*b x y z"], factors: Shape) -> Float[Tensor, "*b X Y Z"]:
+def repeat_voxels(volume: Shaped[Tensor, "*b x y z"], factors: Shape) -> Shaped[Tensor, "*b X Y Z"]:
     """Give each coarse value to all of its `factors` sub-voxels."""
     *batch, nx, ny, nz = volume.shape
     fx, fy, fz = factors

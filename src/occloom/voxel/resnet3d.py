@@ -1,5 +1,7 @@
 """A small 3D residual network that looks at several scales and answers at the finest."""
 
+from itertools import pairwise
+
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -7,7 +9,9 @@ from torch import Tensor, nn
 
 def group_norm(channels: int) -> nn.GroupNorm:
     """Groups of at least four channels, at most eight groups: unlike batch statistics, fit for two samples a step."""
-    return nn.GroupNorm(max(g for g in range(1, 9) if channels % g == 0 and channels // g >= min(4, channels)), channels)
+    return nn.GroupNorm(
+        max(g for g in range(1, 9) if channels % g == 0 and channels // g >= min(4, channels)), channels
+    )
 
 
 class ResidualBlock3d(nn.Module):
@@ -47,7 +51,7 @@ class ResidualUNet3d(nn.Module):
             before = width
         self.up = nn.ModuleList(
             nn.Sequential(nn.Conv3d(coarse, fine, 1, bias=False), group_norm(fine))
-            for fine, coarse in zip(channels[:-1], channels[1:], strict=True)
+            for fine, coarse in pairwise(channels)
         )
 
     def forward(self, volume: Float[Tensor, "B C X Y Z"]) -> Float[Tensor, "B C X Y Z"]:
