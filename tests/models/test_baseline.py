@@ -102,6 +102,16 @@ def test_learns_one_sample():
     assert right > 0.8
 
 
+def test_losses_hold_in_mixed_precision():
+    model, scene, target = tiny_model(), random_scene(), random_target()
+    full = model.loss(model(scene), target)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = model.loss(model(scene), target)
+    for name, value in full.items():
+        assert mixed[name].dtype == torch.float32
+        torch.testing.assert_close(mixed[name], value, rtol=0.02, atol=0.02)
+
+
 def test_batch_equals_one_by_one():
     model, scene = tiny_model().eval(), random_scene(batch=3, cameras=2)
     together = model(scene).logits

@@ -72,8 +72,11 @@ class FactorisedHead(nn.Module):
     def forward(self, volume: Float[Tensor, "B C x y z"]) -> FactorisedScores:
         """Score every voxel of the full grid."""
         shared = self.shared(volume)
+        occupancy, classes = self.occupancy(shared), self.classes(shared)
+        # The losses sum over millions of voxels: mixed precision ends here.
+        dtype = torch.promote_types(occupancy.dtype, torch.float32)
         return FactorisedScores(
-            occupancy=voxel_shuffle(self.occupancy(shared), self.factors)[:, 0],
-            classes=voxel_shuffle(self.classes(shared), self.class_factors),
+            occupancy=voxel_shuffle(occupancy.to(dtype), self.factors)[:, 0],
+            classes=voxel_shuffle(classes.to(dtype), self.class_factors),
             empty=self.empty,
         )

@@ -1,5 +1,7 @@
 """Lift, splat: image features to a voxel volume along the rays of their pixels (Philion and Fidler, ECCV 2020)."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
@@ -30,13 +32,19 @@ def frustum_voxels(
         size: h and w of the features.
         stride: Image pixels a feature pixel.
     """
-    # Half precision would move points by whole voxels, so mixed precision ends here.
-    with torch.autocast(intrinsics.device.type, enabled=False):
+    with _full_precision(intrinsics.device.type):
         depths = bins.centres(dtype=intrinsics.dtype, device=intrinsics.device)
         points = frustum(intrinsics, depths, size, stride)
         index, inside = voxel_index(transform_points(invert(camera_from_ego), points.flatten(2, 4)), grid)
     flat = torch.where(inside, flat_index(index, grid.shape), -1)
     return flat.unflatten(2, (bins.count, *size)).movedim(2, -1)
+
+
+def _full_precision(device_type: str) -> AbstractContextManager[object]:
+    """Mixed precision off: half precision would move points by whole voxels. The meta device has no such switch."""
+    if torch.amp.is_autocast_available(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
 
 
 def lift_splat(
