@@ -1,12 +1,15 @@
 """The exponential moving average of a model's weights."""
 
 import copy
+from typing import TypeVar
 
 import torch
 from torch import nn
 
+Model = TypeVar("Model", bound=nn.Module)
 
-def start_average(weights: nn.Module) -> nn.Module:
+
+def start_average(weights: Model) -> Model:
     """A copy of the model, in evaluation mode, that `update_average` moves."""
     return copy.deepcopy(weights).eval().requires_grad_(False)
 

@@ -93,7 +93,7 @@ def _train(recipe: Recipe, run: Path, fabric: Fabric, state: State, description:
     pin_memory = fabric.device.type == "cuda"
     batches = training_batches(train_data, order, workers=config.workers, pin_memory=pin_memory)
     train_step = _parallel(TrainStep(state.model.train()), fabric)
-    optimizer = fabric.setup_optimizers(state.optimizer)
+    optimizer: Any = fabric.setup_optimizers(state.optimizer)
     log = RunLog(run, first_step=state.step, steps=config.steps) if fabric.is_global_zero else None
     started = time.monotonic() - state.seconds
 
@@ -115,7 +115,7 @@ def _train(recipe: Recipe, run: Path, fabric: Fabric, state: State, description:
                     fabric.backward(loss / config.accumulate)
                 parts.append({name: value.detach() for name, value in losses.items()})
 
-            norm = fabric.clip_gradients(
+            norm: Any = fabric.clip_gradients(
                 state.model, state.optimizer, max_norm=config.clip_norm, error_if_nonfinite=False
             )
             optimizer.step()
@@ -152,11 +152,15 @@ def build_model(recipe: Recipe) -> OccupancyModel:
         return recipe.model.build(recipe.data.grid, recipe.data.label_space)
 
 
+def build_model_without_memory(recipe: Recipe) -> OccupancyModel:
+    """The recipe's model on the meta device: shapes without values, made in no time."""
+    with torch.device("meta"):
+        return recipe.model.build(recipe.data.grid, recipe.data.label_space)
+
+
 def _start(recipe: Recipe, fabric: Fabric) -> State:
     """The state before the first step."""
     model = build_model(recipe)
-    if fabric.world_size > 1 and fabric.device.type == "cuda":
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model = model.to(fabric.device)
     decayed = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
     others = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
@@ -256,12 +260,14 @@ def _batch_order(config: TrainConfig, num_samples: int, first_step: int, fabric:
 def _parallel(step: TrainStep, fabric: Fabric) -> nn.Module:
     """The step, its gradients averaged over processes where there are several.
 
-    Fabric's own wrapper refuses frozen dataclasses, so DDP is put on by hand.
+    Fabric's own wrapper refuses frozen dataclasses, so DDP is put on by hand. Batch norms share their statistics on
+    GPUs only, as PyTorch has no such norm for CPUs; there those of the first process are kept.
     """
     if fabric.world_size == 1:
         return step
-    devices = [fabric.device] if fabric.device.type == "cuda" else None
-    return DistributedDataParallel(step, device_ids=devices)
+    if fabric.device.type == "cuda":
+        return DistributedDataParallel(nn.SyncBatchNorm.convert_sync_batchnorm(step), device_ids=[fabric.device])
+    return DistributedDataParallel(step)
 
 
 def _synced(step: nn.Module, *, last: bool) -> AbstractContextManager[None]:
