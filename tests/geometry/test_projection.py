@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from occloom.geometry.projection import depth_bin_centres, feature_pixels, frustum, project, unproject
+from occloom.geometry.projection import feature_pixels, frustum, project, unproject
 from occloom.geometry.rigid import transform_points
 from occloom.grid import VoxelGrid
 
@@ -76,12 +76,6 @@ def test_a_feature_sits_at_the_mean_of_the_pixels_it_covers(stride):
     expected = [a.reshape(height, stride, width, stride).mean(axis=(1, 3)) for a in (u, v)]
     pixels = feature_pixels((height, width), stride, dtype=torch.float64)
     np.testing.assert_array_equal(pixels.numpy(), np.stack(expected, axis=-1))
-
-
-def test_depth_bins_fill_the_interval():
-    centres = depth_bin_centres(2.0, 50.0, 7, dtype=torch.float64).numpy()
-    edges = np.linspace(2.0, 50.0, 8)
-    np.testing.assert_allclose(centres, (edges[1:] + edges[:-1]) / 2)
 
 
 @pytest.mark.parametrize("lead", LEADS)

@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from occloom.geometry.rigid import invert, rigid, rotation_about_z, transform_points
+from occloom.geometry.rigid import invert, rigid, transform_points
 
 LEADS = [(), (2,), (1, 2), (0,)]
 DTYPES = [torch.float32, torch.float64]
@@ -81,20 +81,6 @@ def test_a_mirror_is_undone_too():
     mirror = torch.diag(torch.tensor([1.0, -1.0, 1.0, 1.0]))
     mirror[1, 3] = 4.0
     assert torch.equal(mirror @ invert(mirror), torch.eye(4))
-
-
-@pytest.mark.parametrize("lead", LEADS)
-def test_rotation_about_z_is_scipys(lead):
-    angle = np.asarray(np.random.default_rng(1).uniform(-4, 4, lead))
-    expected = np.zeros((*lead, 3, 3))
-    for place in np.ndindex(*lead):
-        expected[place] = Rotation.from_euler("z", angle[place]).as_matrix()
-    np.testing.assert_allclose(rotation_about_z(torch.tensor(angle)).numpy(), expected, atol=1e-12)
-
-
-def test_a_quarter_turn_brings_forward_to_left():
-    turned = rotation_about_z(torch.tensor(torch.pi / 2, dtype=torch.float64)) @ torch.tensor([1.0, 0, 0]).double()
-    torch.testing.assert_close(turned, torch.tensor([0.0, 1, 0]).double())
 
 
 def test_gradients_of_the_inverse():

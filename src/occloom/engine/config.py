@@ -107,8 +107,11 @@ class Recipe:
     name: str
     """A name of `occloom recipes`, or `package.module:function` of an importable recipe function."""
     model: ModelConfig
+    """Which model, and its knobs."""
     data: DataConfig
+    """Which benchmark, and where it lies."""
     train: TrainConfig
+    """How it is fitted."""
     protocol: ScoringProtocol = SEMANTICKITTI
     """By which it is validated and evaluated; part of the recipe function, not of the JSON."""
 

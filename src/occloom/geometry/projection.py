@@ -45,13 +45,6 @@ def feature_pixels(
     return torch.stack(torch.meshgrid(u, v, indexing="xy"), dim=-1)
 
 
-def depth_bin_centres(
-    near: float, far: float, bins: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
-) -> Float[Tensor, " D"]:
-    """Middles of `bins` equal depth intervals that fill [near, far), in metres."""
-    return near + (torch.arange(bins, dtype=dtype, device=device) + 0.5) * ((far - near) / bins)
-
-
 def frustum(
     intrinsics: Float[Tensor, "*b 3 3"], depths: Float[Tensor, " D"], size: tuple[int, int], stride: int
 ) -> Float[Tensor, "*b D h w 3"]:

@@ -25,10 +25,3 @@ def rigid(rotation: Float[Tensor, "*b 3 3"], translation: Float[Tensor, "*b 3"])
 def transform_points(a_from_b: Float[Tensor, "*b 4 4"], points_b: Float[Tensor, "*b P 3"]) -> Float[Tensor, "*b P 3"]:
     """Points of frame b in frame a, in metres."""
     return points_b @ a_from_b[..., :3, :3].mT + a_from_b[..., None, :3, 3]
-
-
-def rotation_about_z(angle: Float[Tensor, "*b"]) -> Float[Tensor, "*b 3 3"]:
-    """The rotation by `angle` radians about the upward axis, turning x (forward) towards y (left)."""
-    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
-    rows = [cos, -sin, zero, sin, cos, zero, zero, zero, zero + 1.0]
-    return torch.stack(rows, dim=-1).unflatten(-1, (3, 3))

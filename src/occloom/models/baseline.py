@@ -36,6 +36,7 @@ class BaselineConfig:
     feature_stride: int = 4
     """Image pixels a feature pixel: 4, 8, 16 or 32."""
     depth_bins: int = 56
+    """Number of depth bins between the near and the far edge; they grow with distance."""
     near: float = 2.0
     """Near edge of the first depth bin, in metres."""
     far: float = 54.0
