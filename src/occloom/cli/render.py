@@ -57,6 +57,8 @@ def render(
         errors: Add a panel that shows what is wrong, missed and invented.
         panel_size: Height and width of each voxel picture, in pixels.
     """
+    if (root is None) != (token is None):
+        raise InputError("a frame of a data set needs --root and --token", remedy="give both, or neither")
     frame = _from_layout(root, token) if root is not None and token is not None else _from_files(truth, prediction)
     if image is not None:
         frame = FrameContents(frame.name, frame.truth, frame.observed, read_image(image), frame.ego)
@@ -123,7 +125,9 @@ def _from_layout(root: Path, token: str) -> FrameContents:
         raise InputError(
             f"no usable frame {token}",
             where=root,
-            rule=dataset.skipped.get(token, f"there are {', '.join(dataset.tokens[:5])}, ..."),
+            rule=dataset.skipped.get(
+                token, f"the {len(dataset)} frames there begin with {', '.join(dataset.tokens[:3])}"
+            ),
             remedy="name a frame as SEQUENCE/FRAME, such as 08/000005",
         )
     frame = KittiFrame(root, sequence, name)

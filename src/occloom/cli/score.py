@@ -208,7 +208,10 @@ def _percent(fraction: float) -> str:
 
 def _print_scores(console: Console, protocol: ScoringProtocol, scores: OccupancyScores, frames: int) -> None:
     """The card, the four numbers papers print, and the IoU of each class, in percent."""
-    console.print(Panel(protocol.card(), title="protocol card", title_align="left", expand=False))
+    card = Table.grid(padding=(0, 2))
+    for name, text in protocol.choices().items():
+        card.add_row(name, text)
+    console.print(Panel(card, title="protocol card", title_align="left", expand=False))
     table = Table(title=f"{frames} frames, percent", title_justify="left")
     for column in ("IoU", "precision", "recall", "mIoU"):
         table.add_column(column, justify="right")
@@ -245,7 +248,7 @@ def _as_json(
 
     return {
         "protocol": protocol.name,
-        "card": protocol.card().splitlines(),
+        "card": protocol.choices(),
         "frames": tokens,
         "scores": numbers(counts),
         "confusion_rows_truth_columns_prediction": counts.tolist(),

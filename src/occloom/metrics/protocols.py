@@ -77,9 +77,9 @@ class ScoringProtocol:
             per_class=tuple(per_class.tolist()),
         )
 
-    def card(self) -> str:
-        """The choices behind the numbers, a line each."""
-        lines = {
+    def choices(self) -> dict[str, str]:
+        """The choices behind the numbers, by name."""
+        return {
             "protocol": f"{self.name} ({self.source})",
             "labels": self.labels,
             "mask": self.mask,
@@ -88,7 +88,10 @@ class ScoringProtocol:
             "undefined": self.undefined,
             "pooling": "one confusion matrix over all frames, not a mean of per-frame scores",
         }
-        return "\n".join(f"{key:<10} {value}" for key, value in lines.items())
+
+    def card(self) -> str:
+        """The choices as text, a line each."""
+        return "\n".join(f"{name:<10} {text}" for name, text in self.choices().items())
 
 
 SEMANTICKITTI = ScoringProtocol(
