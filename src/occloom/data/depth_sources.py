@@ -7,7 +7,7 @@ disk. `occloom prepare depth` writes the answers to a cache; docs/depth.md has t
 import importlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
@@ -18,12 +18,13 @@ from occloom.data.kitti_files import KittiFrame, read_calibration, read_image, r
 from occloom.data.pictures import read_depth
 from occloom.errors import InputError
 
-FULL_WIDTH = 1240
-"""Width in pixels that the parameters of stereo matching are meant for (KITTI's pictures)."""
+MATCHED_WIDTH = 640
+"""Smaller pictures are enlarged by a whole factor to about this width before they are matched (docs/depth.md)."""
 DISPARITIES = 128
 """At KITTI's focal length and baseline: depth from 3 m."""
 
 
+@runtime_checkable
 class DepthSource(Protocol):
     """One way to know the depth of a frame."""
 
@@ -83,8 +84,7 @@ class FileDepth:
 class SgbmDepth:
     """Semi-global block matching of image_2 and image_3 (OpenCV): no weights, no training.
 
-    Pictures narrower than KITTI's are enlarged before matching, so that a pixel of disparity means about the same
-    distance: at 96x320 the road 20 m ahead has a disparity of 5 pixels only.
+    Small pictures are enlarged before matching: at 96x320 the road 20 m ahead has a disparity of 5 pixels only.
     """
 
     mode: Literal["3way", "hh"] = "3way"
@@ -135,7 +135,7 @@ class SgbmDepth:
         """Pixels of the given pictures by which a point stands further left in the right one; 0 = unknown."""
         cv2 = _opencv()
 
-        enlarge = max(1, round(FULL_WIDTH / left.shape[1]))
+        enlarge = max(1, round(MATCHED_WIDTH / left.shape[1]))
         left, right = (_enlarged(picture, enlarge) for picture in (left, right))
         # Columns added at the left let pixels near the border be matched, which SGBM leaves out otherwise.
         padded = [cv2.copyMakeBorder(p, 0, 0, DISPARITIES, 0, cv2.BORDER_REPLICATE) for p in (left, right)]

@@ -1,0 +1,85 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from occloom.data.kitti_files import write_image
+from occloom.data.pictures import PictureFit, read_depth, resize_depth
+from occloom.errors import InputError
+
+
+def test_resizing_depth_to_its_own_size_changes_nothing():
+    depth = np.random.default_rng(0).uniform(0, 9, (5, 7)).astype(np.float32)
+    assert np.array_equal(resize_depth(depth, (5, 7)), depth)
+
+
+@pytest.mark.parametrize("size", [(3, 4), (6, 14), (5, 9), (11, 3)])
+def test_resized_depth_follows_its_rule(size: tuple[int, int]):
+    rng = np.random.default_rng(1)
+    depth = (rng.uniform(1, 9, (7, 9)) * (rng.random((7, 9)) < 0.5)).astype(np.float32)
+    expected = np.zeros(size, dtype=np.float32)
+    for v, u in np.ndindex(size):
+        expected[v, u] = depth[int((v + 0.5) * 7 / size[0]), int((u + 0.5) * 9 / size[1])]
+        covered = [
+            depth[i, j]
+            for i, j in np.argwhere(depth > 0)
+            if v <= (i + 0.5) * size[0] / 7 < v + 1 and u <= (j + 0.5) * size[1] / 9 < u + 1
+        ]
+        if expected[v, u] == 0 and covered:
+            expected[v, u] = min(covered)
+    assert np.array_equal(resize_depth(depth, size), expected)
+
+
+def test_a_resized_picture_agrees_with_its_intrinsics(tmp_path: Path):
+    # A picture whose red is a ramp along u and green along v: the colour tells where a pixel came from.
+    v, u = np.mgrid[0:40, 0:120]
+    write_image(tmp_path / "a.png", np.stack([2 * u, 6 * v, 0 * u], axis=-1).astype(np.uint8))
+    for size in ((20, 40), (10, 120), (80, 240)):
+        fit = PictureFit((40, 120), size, "resize")
+        image = fit.image(tmp_path / "a.png") * 255
+        intrinsics = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
+        mapped = fit.intrinsics(intrinsics)
+        inner = image[:, size[0] // 2, size[1] // 2]
+        old = torch.tensor([inner[0] / 2, inner[1] / 6, 1.0], dtype=torch.float64)
+        new = mapped @ old
+        assert abs(float(new[0]) - size[1] // 2) <= 0.5 * size[1] / 120 + 0.3
+        assert abs(float(new[1]) - size[0] // 2) <= 0.5 * size[0] / 40 + 0.3
+
+
+def test_cropping_keeps_the_upper_left_part_and_refuses_to_grow(tmp_path: Path):
+    picture = np.random.default_rng(0).integers(0, 256, (6, 9, 3)).astype(np.uint8)
+    write_image(tmp_path / "a.png", picture)
+    fit = PictureFit((6, 9), (5, 7), "crop")
+    assert np.array_equal((fit.image(tmp_path / "a.png") * 255).round().numpy(), picture[:5, :7].transpose(2, 0, 1))
+    assert torch.equal(fit.intrinsics(torch.eye(3).double()), torch.eye(3).double())
+    with pytest.raises(InputError, match="cannot be cropped"):
+        PictureFit((6, 9), (7, 7), "crop")
+
+
+def test_a_picture_of_another_size_is_refused(tmp_path: Path):
+    write_image(tmp_path / "a.png", np.zeros((6, 8, 3), dtype=np.uint8))
+    with pytest.raises(InputError, match="6x8, expected 6x9"):
+        PictureFit((6, 9), (6, 9), "resize").image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(("value", "dtype"), [(np.nan, np.float32), (-1.0, np.float64), (np.inf, np.float32)])
+def test_impossible_depth_is_refused_and_placed(tmp_path: Path, value: float, dtype: type):
+    depth = np.ones((4, 5), dtype=dtype)
+    depth[2, 3] = value
+    np.save(tmp_path / "d.npy", depth)
+    with pytest.raises(InputError, match="row 2, column 3"):
+        read_depth(tmp_path / "d.npy")
+
+
+def test_damaged_and_foreign_depth_files_are_refused(tmp_path: Path):
+    np.save(tmp_path / "d.npy", np.ones((4, 5), dtype=np.float32))
+    whole = (tmp_path / "d.npy").read_bytes()
+    (tmp_path / "d.npy").write_bytes(whole[:-7])
+    with pytest.raises(InputError, match="cannot be read"):
+        read_depth(tmp_path / "d.npy")
+    np.save(tmp_path / "e.npy", np.ones((4, 5), dtype=np.int32))
+    with pytest.raises(InputError, match="int32"):
+        read_depth(tmp_path / "e.npy")
+    with pytest.raises(InputError, match="occloom prepare depth"):
+        read_depth(tmp_path / "missing.npy")
