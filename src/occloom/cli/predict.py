@@ -19,8 +19,7 @@ from occloom.metrics.confusion import count_confusion
 from occloom.metrics.naive import ROAD_HEIGHT
 from occloom.metrics.protocols import ScoringProtocol
 from occloom.scene import Sample
-from occloom.viewer.comparison import comparison_picture
-from occloom.viewer.images import EgoMarker
+from occloom.viewer.images import EgoMarker, comparison_picture
 
 USAGE = """usage: occloom predict CHECKPOINT --root ROOT --out DIR [options]
 
@@ -120,11 +119,11 @@ def draw(
             image_size=(image.shape[0], image.shape[1]),
         )
     return comparison_picture(
+        image,
         prediction,
         truth,
         model.grid,
         model.label_space,
-        camera_image=image,
         observed=observed,
         title=title,
         ego=ego,

@@ -7,7 +7,8 @@ from jaxtyping import Bool, Integer, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from occloom.grid import LabelSpace, VoxelGrid
-from occloom.viewer.cubes import EgoMarker, Size, Viewpoint, display_colours, voxel_picture
+from occloom.viewer.cubes import display_colours, voxel_picture
+from occloom.viewer.viewpoint import EgoMarker, Size, Viewpoint
 
 __all__ = ["ERRORS", "EgoMarker", "Viewpoint", "comparison_picture", "error_labels", "voxel_picture"]
 
