@@ -62,7 +62,13 @@ class StaticRays:
         directions: Float32[np.ndarray, "R 3"],
         max_distance: Float32[np.ndarray, "R"],
     ) -> Bool[np.ndarray, "R"]:
-        """Whether anything lies on each ray nearer than `max_distance` metres (infinite is fine)."""
+        """Whether anything lies on each ray nearer than `max_distance`.
+
+        Args:
+            origins: metres.
+            directions: of any length; distances are counted in it, so in metres for unit vectors.
+            max_distance: infinite is fine.
+        """
         if self._scene is None or len(origins) == 0:
             return np.zeros(len(origins), bool)
         limits = np.minimum(max_distance, np.float32(1e30))

@@ -53,10 +53,8 @@ def unseen(
     hidden = np.flatnonzero(candidates)
     centres = _centres(hidden, candidates.shape)
     for place in _in_voxels(sensors, grid)[_far_apart(len(sensors))]:
-        towards = place - centres
-        distance = np.sqrt(np.einsum("ij,ij->i", towards, towards))
-        towards /= np.maximum(distance, np.float32(1e-6))[:, None]
-        blocked = rays.blocked(centres, towards, distance)
+        # The direction reaches from the centre to the sensor, so the sensor lies at distance 1.
+        blocked = rays.blocked(centres, place - centres, np.ones(len(centres), np.float32))
         hidden, centres = hidden[blocked], centres[blocked]
     result = np.zeros(candidates.size, bool)
     result[hidden] = True

@@ -1,0 +1,27 @@
+import inspect
+from pathlib import Path
+
+import pytest
+
+from occloom.cli.town import shares_table, town
+from occloom.data.label_spaces import SEMANTIC_KITTI
+from occloom.town.shares import class_shares
+from occloom.town.write import write_town
+
+
+def test_the_command_offers_what_the_writer_takes() -> None:
+    command, writer = inspect.signature(town).parameters, inspect.signature(write_town).parameters
+    assert set(command) - {"out"} == set(writer) - {"root", "progress"}
+
+
+def test_the_command_writes_a_town_and_prints_its_shares(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    town(tmp_path / "town", sequences=1, frames=1, image_size=(16, 48), following_scans=1, workers=1)
+    printed = capsys.readouterr().out
+    assert "1 sequences" in printed
+    assert (tmp_path / "town" / "sequences" / "00" / "voxels" / "000000.label").is_file()
+
+
+def test_the_table_has_a_row_a_class(tiny_town: Path) -> None:
+    table = shares_table(class_shares(tiny_town))
+    assert list(table.columns[0].cells) == [SEMANTIC_KITTI.names[k] for k in SEMANTIC_KITTI.occupied]
+    assert all(ratio for ratio in table.columns[4].cells)
