@@ -73,7 +73,7 @@ def samples_have_the_promised_shapes_and_collate(dataset: SceneDataset):
     assert images is not None
     assert images.dtype == torch.float32
     assert float(images.min()) >= 0
-    assert 0.5 < float(images.max()) <= 1
+    assert 0.1 < float(images.max()) <= 1  # a night may be dark, not black
     assert samples[0].scene.cameras.intrinsics.dtype == torch.float64
     assert batch.scene.cameras.intrinsics.dtype == torch.float32
 

@@ -38,17 +38,6 @@ def test_stereo_finds_a_shift_whatever_the_size(width: int):
     assert np.mean(np.abs(inner[inner > 0] - shift) < 0.1) > 0.97
 
 
-def test_errors_by_range_count_only_known_pixels():
-    truth = np.array([0.0, 5.0, 5.0, 15.0, 45.0, 45.0], dtype=np.float32)
-    estimate = np.array([9.0, 6.0, 0.0, 15.5, 47.0, 49.0], dtype=np.float32)
-    first, second, third, _, last = depth_errors(estimate, truth)
-    assert (first.pixels, first.filled, first.median) == (2, 0.5, 1.0)
-    assert (second.pixels, second.median) == (1, 0.5)
-    assert third.pixels == 0
-    assert np.isnan(third.median)
-    assert (last.pixels, last.median) == (2, 3.0)
-
-
 def test_foreign_depth_of_another_size_is_refused(made_kitti: Path, tmp_path: Path):
     frame = KittiFrame(made_kitti, "00", "000000")
     path = tmp_path / "sequences" / "00" / "000000.npy"
