@@ -15,6 +15,7 @@ from occloom.data.kitti_files import (
     read_voxel_labels,
     velodyne_poses,
 )
+from occloom.data.semantickitti import SEMANTIC_KITTI_GRID
 from occloom.labels.voxelizer import select_returns, voxelize
 from occloom.town.mesh import World
 from occloom.town.semantickitti_writer import GRID, LabelRule, TownSettings, write_sequence
@@ -49,6 +50,10 @@ def drive(tmp_path_factory: pytest.TempPathFactory, plain_world: World) -> Path:
 
 def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
+
+
+def test_the_grid_is_the_readers() -> None:
+    assert GRID == SEMANTIC_KITTI_GRID
 
 
 def test_the_files_are_those_of_the_official_layout(drive: Path) -> None:
