@@ -34,6 +34,7 @@ class TinyData:
     image_size: tuple[int, int] = (4, 6)
     broken: int = -1
     """A sample that cannot be read."""
+    all_observed: bool = False
 
     grid = GRID
     label_space = LABELS
@@ -61,11 +62,12 @@ class TinySamples:
         labels = fixed.integers(0, 3, GRID.shape)
         colour = np.array([(labels == k).mean() for k in range(3)])[:, None, None]
         image = colour + 0.05 * fixed.random((3, *self.config.image_size))
+        share = 1.0 if self.config.all_observed else 0.9
         if rng is not None:
             image = image + 0.01 * rng.random(image.shape)
         return Sample(
             scene=tiny_scene(torch.from_numpy(image)[None, None, None].double()),
-            target=Target(torch.from_numpy(labels)[None], torch.from_numpy(fixed.random(GRID.shape) < 0.9)[None]),
+            target=Target(torch.from_numpy(labels)[None], torch.from_numpy(fixed.random(GRID.shape) < share)[None]),
             tokens=(self.tokens[index],),
         )
 
@@ -95,6 +97,7 @@ class TinyOutputs:
 class TinyModelConfig:
     channels: int = 8
     dropout: float = 0.2
+    norm: bool = True
 
     def build(self, grid: VoxelGrid, label_space: LabelSpace) -> "TinyModel":
         return TinyModel(self, grid, label_space)
@@ -106,7 +109,8 @@ class TinyModel(OccupancyModel):
     def __init__(self, config: TinyModelConfig, grid: VoxelGrid, label_space: LabelSpace) -> None:
         super().__init__()
         self.grid, self.label_space, self.needs = grid, label_space, Needs()
-        self.stem = nn.Sequential(nn.Conv2d(3, config.channels, 3, padding=1), nn.BatchNorm2d(config.channels))
+        norm = nn.BatchNorm2d(config.channels) if config.norm else nn.Identity()
+        self.stem = nn.Sequential(nn.Conv2d(3, config.channels, 3, padding=1), norm)
         self.head = nn.Sequential(
             nn.Dropout(config.dropout), nn.Linear(config.channels, label_space.num_classes * grid.num_voxels)
         )

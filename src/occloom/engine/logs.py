@@ -26,13 +26,13 @@ class CsvLog:
         self._file = path.open("a", newline="")
         self._has_header = len(kept) > 1
 
-    def add(self, row: dict[str, float]) -> None:
+    def add(self, step: int, values: dict[str, float]) -> None:
         """Append a row; a killed process loses none that was added."""
-        writer = csv.DictWriter(self._file, row.keys(), lineterminator="\n")
+        writer = csv.writer(self._file, lineterminator="\n")
         if not self._has_header:
-            writer.writeheader()
+            writer.writerow(["step", *values])
             self._has_header = True
-        writer.writerow(row)
+        writer.writerow([step, *values.values()])
         self._file.flush()
 
     def sync(self) -> None:
@@ -72,13 +72,13 @@ class RunLog:
     def add_losses(self, step: int, terms: dict[str, float], *, rate: float, norm: float) -> None:
         """Write the loss, its terms, the learning rate and the norm of the gradient; move the progress bar."""
         values = {"loss": sum(terms.values()), **terms, "learning_rate": rate, "gradient_norm": norm}
-        self.losses.add({"step": step, **values})
+        self.losses.add(step, values)
         self._add_to_board("train", step, values)
         self.progress.update(self.task, completed=step, loss=values["loss"], rate=rate)
 
     def add_scores(self, step: int, values: dict[str, float]) -> None:
         """Write a row of validation scores, and print it."""
-        self.scores.add({"step": step, **values})
+        self.scores.add(step, values)
         self._add_to_board("validation", step, values)
         text = "  ".join(f"{name} {100 * value:.2f}" for name, value in values.items())
         self.progress.console.print(f"step {step}: {text}  (percent)", highlight=False)

@@ -146,16 +146,23 @@ def _train(recipe: Recipe, run: Path, fabric: Fabric, state: State, description:
 
 
 def build_model(recipe: Recipe) -> OccupancyModel:
-    """The recipe's model with random weights, which depend on the seed alone."""
+    """The recipe's model with random weights, which depend on the seed alone.
+
+    Raises:
+        InputError: If the model's sizes do not fit together, or not the data's grid.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(recipe.train.seed)
-        return recipe.model.build(recipe.data.grid, recipe.data.label_space)
+        try:
+            return recipe.model.build(recipe.data.grid, recipe.data.label_space)
+        except ValueError as error:
+            raise InputError(f"{recipe.name} cannot be built: {error}", remedy="change --model or --data") from error
 
 
 def build_model_without_memory(recipe: Recipe) -> OccupancyModel:
     """The recipe's model on the meta device: shapes without values, made in no time."""
     with torch.device("meta"):
-        return recipe.model.build(recipe.data.grid, recipe.data.label_space)
+        return build_model(recipe)
 
 
 def _start(recipe: Recipe, fabric: Fabric) -> State:

@@ -1,0 +1,22 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from occloom.cli.main import run
+
+
+@pytest.fixture(autouse=True)
+def restored_determinism():
+    """Commands that launch switch deterministic algorithms on for the whole process."""
+    before = torch.are_deterministic_algorithms_enabled()
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the tiny recipe."""
+    folder = tmp_path_factory.mktemp("tiny_run") / "run"
+    assert run(["train", "tiny_recipes:tiny", "--train.steps", "6", "--out", str(folder)]) == 0
+    return folder

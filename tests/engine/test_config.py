@@ -1,0 +1,116 @@
+import json
+import math
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from occloom.engine.config import Cosine, OneCycle, Recipe, TrainConfig, from_json, override, to_json
+from occloom.errors import InputError
+
+
+@dataclass(frozen=True)
+class Part:
+    folder: Path = Path("a")
+    size: tuple[int, int] = (1, 2)
+    names: tuple[str, ...] = ()
+    mode: Literal["x", "y"] = "x"
+    limit: float | None = None
+    on: bool = True
+
+
+@dataclass(frozen=True)
+class Whole:
+    part: Part = Part()
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+CHANGED = Whole(
+    part=Part(folder=Path("b/c"), size=(3, 4), names=("p", "q"), mode="y", limit=2.5, on=False),
+    train=TrainConfig(steps=7, schedule=Cosine(warmup=0.3), precision="bf16-mixed"),
+)
+
+
+def test_a_config_survives_json_text_by_the_types_of_its_base():
+    base = Whole(train=TrainConfig(schedule=Cosine()))
+    back = from_json(base, json.loads(json.dumps(to_json(CHANGED))), where="file")
+    assert back == CHANGED
+    assert isinstance(back.part.folder, Path)
+    assert isinstance(back.part.size, tuple)
+
+
+def test_fields_that_are_not_named_keep_their_values():
+    assert from_json(CHANGED, {"train": {"steps": 9}}, where="file") == replace(
+        CHANGED, train=replace(CHANGED.train, steps=9)
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"part": {"folders": "x"}}, "part.folders"),
+        ({"parts": {}}, "parts"),
+        ({"part": {"size": [1]}}, "part.size"),
+        ({"part": {"size": [1, 2.5]}}, "part.size"),
+        ({"part": {"size": 3}}, "part.size"),
+        ({"part": {"mode": "z"}}, "part.mode"),
+        ({"part": {"limit": "far"}}, "part.limit"),
+        ({"part": {"on": 1}}, "part.on"),
+        ({"train": {"steps": True}}, "train.steps"),
+        ({"train": {"steps": "10"}}, "train.steps"),
+        ({"train": {"schedule": {"start": 0.1}}}, "train.schedule.start"),
+        ({"part": 3}, "part"),
+    ],
+)
+def test_what_the_base_does_not_declare_is_refused_by_name(values, named):
+    base = Whole(train=TrainConfig(schedule=Cosine()))
+    with pytest.raises(InputError, match=named) as error:
+        from_json(base, values, where=Path("some.json"))
+    assert "some.json" in str(error.value)
+
+
+def test_dotted_keys_reach_nested_fields():
+    changed = override(Whole(), {"train.schedule.warmup": 0, "train.steps": 3, "part.limit": 4}, where="file")
+    assert changed.train.schedule == OneCycle(warmup=0.0)
+    assert (changed.train.steps, changed.part.limit) == (3, 4.0)
+
+
+@pytest.mark.parametrize("name", ["steps", "batch_size", "accumulate", "keep"])
+def test_a_training_without_steps_or_samples_is_refused(name):
+    with pytest.raises(InputError, match=f"train.{name}"):
+        TrainConfig(**{name: 0})
+
+
+@pytest.mark.parametrize("schedule", [OneCycle(), OneCycle(warmup=0.0), OneCycle(warmup=1.0), Cosine(), Cosine(0.0)])
+@pytest.mark.parametrize("steps", [1, 2, 1000])
+def test_a_schedule_stays_within_its_bounds(schedule, steps):
+    factors = [schedule.factor(step, steps) for step in range(steps)]
+    assert all(0 <= factor <= 1 for factor in factors)
+
+
+def test_one_cycle_begins_low_peaks_after_the_warmup_and_ends_at_the_end():
+    schedule = OneCycle(warmup=0.2, start=0.1, end=0.01)
+    factors = [schedule.factor(step, 100) for step in range(101)]
+    assert factors[0] == pytest.approx(0.1)
+    assert factors[20] == 1.0
+    assert factors.index(max(factors)) == 20
+    assert factors[100] == pytest.approx(0.01)
+    # Half way down, the cosine stands at the mean of both ends.
+    assert factors[60] == pytest.approx((1 + 0.01) / 2)
+
+
+def test_cosine_rises_linearly_then_falls_along_a_cosine():
+    schedule = Cosine(warmup=0.1)
+    rises = [schedule.factor(step, 100) for step in range(10)]
+    assert [b - a for a, b in pairwise(rises)] == pytest.approx([1 / 11] * 9)
+    assert schedule.factor(10 + 30, 100) == pytest.approx(0.5 + 0.5 * math.cos(math.pi / 3))
+
+
+def test_a_recipe_names_its_parts():
+    from tiny_recipes import tiny
+
+    recipe = tiny()
+    assert isinstance(recipe, Recipe)
+    assert set(to_json(recipe)) == {"name", "model", "data", "train", "protocol"}
