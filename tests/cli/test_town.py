@@ -16,9 +16,12 @@ def test_the_command_offers_what_the_writer_takes() -> None:
 
 def test_the_command_writes_a_town_and_prints_its_shares(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     town(tmp_path / "town", sequences=1, frames=1, image_size=(16, 48), following_scans=1, workers=1)
-    printed = capsys.readouterr().out
-    assert "1 sequences" in printed
+    assert "made 1 frames" in capsys.readouterr().out
     assert (tmp_path / "town" / "sequences" / "00" / "voxels" / "000000.label").is_file()
+    town(tmp_path / "town", sequences=1, frames=1, image_size=(16, 48), following_scans=1, workers=1)
+    printed = capsys.readouterr().out
+    assert "kept 1 sequences" in printed
+    assert "made" not in printed
 
 
 def test_the_table_has_a_row_a_class(tiny_town: Path) -> None:

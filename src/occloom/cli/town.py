@@ -50,6 +50,7 @@ def town(
     """
     console = Console()
     columns = (TextColumn("frames"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    there = {folder.name for folder in out.glob("sequences/[0-9][0-9]")}
     started = time.perf_counter()
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("frames", total=sequences * frames)
@@ -68,17 +69,21 @@ def town(
             scan_every=scan_every,
         )
     seconds = time.perf_counter() - started
-    console.print(
-        f"{len(folders)} sequences in {out}, {seconds:.1f} s ({seconds / (sequences * frames):.2f} s a frame)"
-    )
+    made = sum(folder.name not in there for folder in folders)
+    if made:
+        console.print(f"made {made * frames} frames in {seconds:.1f} s, {seconds / (made * frames):.2f} s a frame")
+    if made < len(folders):
+        console.print(f"kept {len(folders) - made} sequences that were there already")
     console.print(shares_table(class_shares(out)))
 
 
 def shares_table(shares: ClassShares) -> Table:
     """The class shares of a town beside those of SemanticKITTI."""
-    table = Table(title=f"Filled voxels by class, {shares.num_frames} frames of {shares.num_sequences} sequences")
+    table = Table(
+        title=f"Filled voxels, {shares.num_frames} frames of {shares.num_sequences} sequences; real: SemanticKITTI"
+    )
     table.add_column("class")
-    for heading in ("voxels a frame", "share %", "SemanticKITTI %", "ratio", "in sequences"):
+    for heading in ("per frame", "share %", "real %", "ratio", "sequences"):
         table.add_column(heading, justify="right")
     real = reference_shares()
     for k in SEMANTIC_KITTI.occupied:
