@@ -1,0 +1,165 @@
+"""Every recipe goes through the same contract, shrunk to a grid that trains in a second; there is no skip list."""
+
+import json
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+
+from occloom.engine.benchmark import example_scene
+from occloom.engine.config import Recipe, from_json, to_json
+from occloom.engine.train import build_model, build_model_without_memory
+from occloom.errors import InputError
+from occloom.grid import LabelSpace, VoxelGrid
+from occloom.interfaces import Needs, OccupancyModel, SceneDataset, Split
+from occloom.recipes import RECIPES, resolve
+from occloom.scene import Sample, Scene, Target, collate
+
+
+@dataclass(frozen=True)
+class SmallData:
+    """The recipe's classes and views on a grid of a sixteenth of its edge, seen in small pictures."""
+
+    grid: VoxelGrid
+    label_space: LabelSpace
+    num_frames: int
+    num_cameras: int
+    image_size: tuple[int, int] = (64, 128)
+    root: None = None
+
+    def build(self, split: Split, needs: Needs) -> SceneDataset:
+        raise NotImplementedError
+
+
+def shrunk(name: str) -> Recipe:
+    recipe = resolve(name)
+    data = recipe.data
+    x, y, z = (max(16, n // 8) for n in data.grid.shape)
+    size = tuple(extent * n / m for extent, n, m in zip(data.grid.voxel_size, data.grid.shape, (x, y, z), strict=True))
+    grid = VoxelGrid(lower=data.grid.lower, voxel_size=(size[0], size[1], size[2]), shape=(x, y, z))
+    small = SmallData(grid, data.label_space, data.num_frames, data.num_cameras)
+    return replace(recipe, data=small)
+
+
+def scene_for(model: OccupancyModel, recipe: Recipe) -> Scene:
+    """Only what the model says it needs."""
+    scene, needs = example_scene(recipe), model.needs
+    return replace(
+        scene,
+        images=scene.images if needs.images else None,
+        depth=scene.depth if needs.depth else None,
+        points=scene.points if needs.points else None,
+    )
+
+
+def target_for(recipe: Recipe, seed: int) -> Target:
+    """Slabs of every class, a tenth unobserved, without a number that a model could not know."""
+    grid, classes = recipe.data.grid, recipe.data.label_space.num_classes
+    rng = np.random.default_rng(seed)
+    labels = np.broadcast_to(rng.integers(0, classes, (1, grid.shape[0], 1, grid.shape[2])), (1, *grid.shape))
+    observed = rng.random((1, *grid.shape)) < 0.9
+    labels = np.where(observed, labels, recipe.data.label_space.empty)
+    return Target(torch.from_numpy(labels.copy()), torch.from_numpy(observed))
+
+
+@pytest.fixture(params=RECIPES)
+def recipe(request) -> Recipe:
+    return shrunk(request.param)
+
+
+@pytest.fixture
+def model(recipe) -> OccupancyModel:
+    return build_model(recipe)
+
+
+def test_a_recipe_is_named_as_it_is_listed():
+    for name, function in RECIPES.items():
+        recipe = function()
+        assert recipe.name == name
+        assert function.__doc__
+        assert recipe == resolve(name)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_survives_its_json(name):
+    recipe = resolve(name)
+    for part in (recipe.model, recipe.data, recipe.train):
+        assert from_json(part, json.loads(json.dumps(to_json(part))), where=name) == part
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_full_size_can_be_built_without_memory(name):
+    model = build_model_without_memory(resolve(name))
+    assert sum(p.numel() for p in model.parameters()) > 0
+    assert model.grid == resolve(name).data.grid
+
+
+def test_a_batch_has_logits_for_every_voxel_and_a_prediction_among_them(recipe, model):
+    model.eval()
+    one = Sample(scene_for(model, recipe), None, ("00/000000",))
+    scene = collate([one, replace(one, tokens=("00/000001",))]).scene
+    with torch.no_grad():
+        logits = model(scene).logits
+        prediction = model.predict(scene)
+    assert logits.shape == (2, recipe.data.label_space.num_classes, *recipe.data.grid.shape)
+    assert torch.isfinite(logits).all()
+    chosen = logits.gather(1, prediction[:, None])[:, 0]
+    assert torch.allclose(chosen, logits.amax(1), atol=1e-5)
+    assert torch.allclose(logits[0], logits[1], atol=1e-4)
+
+
+def test_every_parameter_gets_a_gradient_and_steps_lower_the_loss(recipe, model):
+    model.train()
+    scene, target = scene_for(model, recipe), target_for(recipe, 0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    totals = []
+    for _ in range(4):
+        losses = model.loss(model(scene), target)
+        total = torch.stack(list(losses.values())).sum()
+        assert torch.isfinite(total)
+        optimizer.zero_grad()
+        total.backward()
+        missing = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+        assert not missing
+        optimizer.step()
+        totals.append(float(total))
+    assert totals[-1] < totals[0]
+
+
+def test_unobserved_voxels_do_not_matter(recipe, model):
+    model.eval()
+    scene, target = scene_for(model, recipe), target_for(recipe, 1)
+    other = (target.labels + 1) % recipe.data.label_space.num_classes
+    changed = replace(target, labels=torch.where(target.observed, target.labels, other))
+    with torch.no_grad():
+        outputs = model(scene)
+        one, two = model.loss(outputs, target), model.loss(outputs, changed)
+    assert {name: float(value) for name, value in one.items()} == {name: float(value) for name, value in two.items()}
+
+
+def test_weights_carry_all_that_a_prediction_depends_on(recipe, model):
+    other = build_model(replace(recipe, train=replace(recipe.train, seed=recipe.train.seed + 1)))
+    other.load_state_dict(model.state_dict())
+    scene = scene_for(model, recipe)
+    with torch.no_grad():
+        assert torch.equal(model.eval()(scene).logits, other.eval()(scene).logits)
+
+
+def test_recipes_of_others_are_imported_by_name():
+    assert resolve("tiny_recipes:tiny").name == "tiny_recipes:tiny"
+
+
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [
+        ("baseline-twon", "perhaps you meant baseline-town"),
+        ("zzz", "there are baseline-town"),
+        ("tiny_recipes:nothing", "nothing"),
+        ("no_such_module:recipe", "no_such_module"),
+        ("tiny_recipes:not_a_recipe", "returned int"),
+    ],
+)
+def test_what_is_no_recipe_is_refused(name, named):
+    with pytest.raises(InputError, match=named):
+        resolve(name)
