@@ -20,3 +20,11 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny_run") / "run"
     assert run(["train", "tiny_recipes:tiny", "--train.steps", "6", "--out", str(folder)]) == 0
     return folder
+
+
+@pytest.fixture(scope="session")
+def kitti_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of a recipe with SemanticKITTI's classes."""
+    folder = tmp_path_factory.mktemp("kitti_run") / "run"
+    assert run(["train", "tiny_recipes:tiny_kitti", "--train.steps", "6", "--out", str(folder)]) == 0
+    return folder

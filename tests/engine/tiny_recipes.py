@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from occloom.data.label_spaces import SEMANTIC_KITTI
 from occloom.engine.config import Recipe, TrainConfig
 from occloom.errors import InputError
 from occloom.grid import LabelSpace, VoxelGrid
@@ -36,10 +37,15 @@ class TinyData:
     """A sample that cannot be read."""
     all_observed: bool = False
 
+    kitti_classes: bool = False
+
     grid = GRID
-    label_space = LABELS
     num_frames = 1
     num_cameras = 1
+
+    @property
+    def label_space(self) -> LabelSpace:
+        return SEMANTIC_KITTI if self.kitti_classes else LABELS
 
     def build(self, split: Split, needs: Needs) -> "TinySamples":
         return TinySamples(self, split)
@@ -48,7 +54,7 @@ class TinyData:
 class TinySamples:
     def __init__(self, config: TinyData, split: Split) -> None:
         self.config, self.split = config, split
-        self.grid, self.label_space = GRID, LABELS
+        self.grid, self.label_space = GRID, config.label_space
         self.tokens = tuple(f"{i % 2:02d}/{i:06d}" for i in range(SIZES[split]))
 
     def __len__(self) -> int:
@@ -151,3 +157,8 @@ def not_a_recipe() -> int:
 def tiny_wide() -> Recipe:
     """More channels."""
     return replace(tiny(), name="tiny_recipes:tiny_wide", model=TinyModelConfig(channels=16))
+
+
+def tiny_kitti() -> Recipe:
+    """The classes of SemanticKITTI."""
+    return replace(tiny(), name="tiny_recipes:tiny_kitti", data=TinyData(kitti_classes=True))

@@ -31,11 +31,11 @@ usage: occloom COMMAND [options]         occloom COMMAND --help lists the option
 {commands}
 
 first steps:
-  occloom town town --sequences 9 --frames 10             make a small world
-  occloom prepare depth --root town                       add stereo depth
-  occloom train baseline-town --data.root town            train on it, about half an hour on 2 cores
-  occloom evaluate runs/baseline-town --data.root town    score it
-  occloom predict baseline-town --root town --out out --picture    predict with the shipped weights, and draw
+  occloom town town --sequences 9 --frames 10               make a small world
+  occloom prepare depth --root town                         add stereo depth
+  occloom train baseline-town --data.root town              train on it
+  occloom evaluate runs/baseline-town --data.root town      score it
+  occloom predict runs/baseline-town --root town --out out --picture
 
 An input that cannot be used gives one line that names it, and exit code 2; --debug shows the traceback too.
 """

@@ -1,0 +1,22 @@
+import torch
+
+from occloom.cli.main import run
+
+
+def test_versions_hardware_and_extras_are_told(capsys):
+    assert run(["doctor"]) == 0
+    told = {line[:18].strip(): line[18:].strip() for line in capsys.readouterr().out.splitlines()}
+    assert told["torch"] == torch.__version__
+    assert told["pytest"].startswith("found")
+    assert f"{torch.get_num_threads()} threads" in told["cpu"]
+
+
+def test_data_is_found_or_not_at_the_folder_asked_about(capsys, tmp_path):
+    voxels = tmp_path / "semantickitti" / "sequences" / "08" / "voxels"
+    voxels.mkdir(parents=True)
+    (voxels / "000000.label").write_bytes(b"")
+    assert run(["doctor", "--data", str(tmp_path)]) == 0
+    told = {line[:22].strip(): line for line in capsys.readouterr().out.splitlines() if line.startswith("data")}
+    lines = "\n".join(told.values())
+    assert f"{tmp_path / 'semantickitti'}: 1 sequences, 1 labelled frames" in lines
+    assert f"not found at {tmp_path / 'nuscenes'}" in lines

@@ -1,0 +1,54 @@
+import numpy as np
+import torch
+from PIL import Image
+from tiny_recipes import GRID
+
+from occloom.cli.main import run
+from occloom.data.label_spaces import to_train_ids
+from occloom.inference import load_model, load_recipe
+
+
+def predictions(folder):
+    return {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.label")}
+
+
+def test_every_frame_gets_a_file_of_the_official_layout_with_what_the_model_says(kitti_run, tmp_path):
+    assert run(["predict", str(kitti_run), "--root", "x", "--out", str(tmp_path)]) == 0
+    model = load_model(kitti_run)
+    data = load_recipe(kitti_run).data.build("val", model.needs)
+    files = predictions(tmp_path)
+    assert len(files) == len(data)
+    for index, token in enumerate(data.tokens):
+        sequence, frame = token.split("/")
+        raw = np.fromfile(files[f"sequences/{sequence}/predictions/{frame}.label"], dtype="<u2").reshape(GRID.shape)
+        with torch.no_grad():
+            expected = model.predict(data.sample(index).scene.to(dtype=torch.float32))[0]
+        assert np.array_equal(to_train_ids(raw), expected.numpy())
+
+
+def test_only_the_named_frames_and_their_pictures_are_written(kitti_run, tmp_path):
+    words = ["predict", str(kitti_run), "--out", str(tmp_path), "--picture", "--split", "train"]
+    assert run([*words, "--tokens", "00/000002", "01/000005"]) == 0
+    assert set(predictions(tmp_path)) == {
+        "sequences/00/predictions/000002.label",
+        "sequences/01/predictions/000005.label",
+    }
+    pictures = sorted((tmp_path / "pictures").iterdir())
+    assert [path.name for path in pictures] == ["00_000002.png", "01_000005.png"]
+    with Image.open(pictures[0]) as picture:
+        assert len(picture.convert("RGB").getcolors(maxcolors=1 << 24) or []) > 20
+
+
+def test_frames_that_are_not_there_are_refused(kitti_run, tmp_path, capsys):
+    assert run(["predict", str(kitti_run), "--out", str(tmp_path), "--tokens", "77/000000"]) == 2
+    assert "no frame 77/000000 in the split; its 5 frames are named like 00/000000" in capsys.readouterr().err
+
+
+def test_other_classes_cannot_be_written_as_semantickitti(tiny_run, tmp_path, capsys):
+    assert run(["predict", str(tiny_run), "--out", str(tmp_path)]) == 2
+    assert "other classes" in capsys.readouterr().err
+
+
+def test_without_a_checkpoint_the_usage_is_shown(capsys):
+    assert run(["predict"]) == 2
+    assert "usage: occloom predict" in capsys.readouterr().err
