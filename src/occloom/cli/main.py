@@ -11,6 +11,7 @@ from typing import Any
 from occloom.errors import InputError
 
 COMMANDS = {
+    "demo": "predict streets that the shipped model never saw, score and draw them",
     "town": "make the town: streets, sensors and labels in SemanticKITTI's layout",
     "prepare": "compute what models read besides pictures, such as stereo depth",
     "train": "fit a recipe; a run that was stopped goes on",
@@ -37,7 +38,7 @@ first steps:
   occloom evaluate runs/baseline-town --data.root town      score it
   occloom predict runs/baseline-town --root town --out out --picture
 
-An input that cannot be used gives one line that names it, and exit code 2; --debug shows the traceback too.
+Input that cannot be used gives one line that names it, and exit code 2; --debug shows where.
 """
 
 
