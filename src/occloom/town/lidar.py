@@ -70,7 +70,7 @@ def cast_scan(rays: WorldRays, *, lidar: Lidar, time: float, rng: np.random.Gene
     near = np.flatnonzero((hits.face >= 0) & (hits.distance < lidar.max_range))
     face, distance = hits.face[near], hits.distance[near]
     facing = np.abs(np.einsum("ij,ij->i", hits.normal[near], towards[near]))
-    strength = _reflectivity(rays.faces, face) * (0.25 + 0.75 * facing)
+    strength = _reflectivity(rays.faces, face) * (0.5 + 0.5 * facing)
     kept = _returned(strength, distance, facing, lidar, rng)
     count = int(kept.sum())
     measured = distance[kept] + rng.normal(0.0, lidar.range_noise, count)
@@ -102,12 +102,12 @@ def _reflectivity(faces: Mesh, face: np.ndarray) -> Float64[np.ndarray, " H"]:
 
 
 _NEAR_INFRARED = {
-    Material.ASPHALT: 0.22,
-    Material.MARKING: 0.62,
-    Material.GRASS: 0.42,
-    Material.SOIL: 0.3,
-    Material.LEAF: 0.45,
-    Material.BARK: 0.35,
+    Material.ASPHALT: 0.38,
+    Material.MARKING: 0.75,
+    Material.GRASS: 0.6,
+    Material.SOIL: 0.45,
+    Material.LEAF: 0.42,
+    Material.BARK: 0.42,
     Material.GLASS: 0.06,
     Material.LIT_GLASS: 0.06,
     Material.RUBBER: 0.06,
@@ -116,7 +116,10 @@ _NEAR_INFRARED = {
     Material.TAIL_LIGHT: 0.9,
     Material.SIGN: 0.98,
 }
-"""Where the near infrared differs from what the eye sees: leaves shine, glass is dark, signs throw the light back."""
+"""Where the near infrared differs from what the eye sees: leaves shine, glass is dark, signs throw the light back.
+
+Chosen so that the mean remission of a class is near that of real KITTI scans (road 0.22, vegetation 0.31, terrain 0.34).
+"""
 
 
 def _returned(
