@@ -118,7 +118,8 @@ _NEAR_INFRARED = {
 }
 """Where the near infrared differs from what the eye sees: leaves shine, glass is dark, signs throw the light back.
 
-Chosen so that the mean remission of a class is near that of real KITTI scans (road 0.22, vegetation 0.31, terrain 0.34).
+Chosen so that the mean remission of a class is near that of real KITTI scans: road 0.22, vegetation 0.31, terrain
+0.34.
 """
 
 
