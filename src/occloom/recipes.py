@@ -11,13 +11,19 @@ from occloom.engine.config import OneCycle, Recipe, TrainConfig
 from occloom.errors import InputError
 from occloom.models.baseline import BaselineConfig
 
+TOWN_TRAIN = tuple(f"{sequence:02d}" for sequence in range(60))
+TOWN_VAL = tuple(f"{sequence:02d}" for sequence in range(60, 64))
+"""Sequences 90 to 99 stay unseen, for `occloom demo`."""
+
 
 def baseline_town() -> Recipe:
     """Lift-splat baseline on the town: left camera and stereo depth, 96x320."""
     return Recipe(
         name="baseline-town",
         model=BaselineConfig(),
-        data=SemanticKittiConfig(root=Path("town"), image_size=(96, 320), depth=Path("stereo-sgbm")),
+        data=SemanticKittiConfig(
+            root=Path("town"), image_size=(96, 320), depth=Path("stereo-sgbm"), train=TOWN_TRAIN, val=TOWN_VAL
+        ),
         train=TrainConfig(
             steps=2000,
             batch_size=2,
@@ -30,10 +36,10 @@ def baseline_town() -> Recipe:
 
 
 def baseline_semantickitti() -> Recipe:
-    """Lift-splat baseline on SemanticKITTI: left camera and stereo depth, 370x1220, full-width trunk."""
+    """Lift-splat baseline on SemanticKITTI: left camera and stereo depth, 370x1220, volume of 0.4 m."""
     return Recipe(
         name="baseline-semantickitti",
-        model=BaselineConfig(trunk_width=64, feature_stride=8),
+        model=BaselineConfig(feature_stride=8, depth_bins=112, volume_coarsening=(2, 2, 2)),
         data=SemanticKittiConfig(
             root=Path("semantickitti"), image_size=(370, 1220), image_fit="crop", depth=Path("stereo-sgbm")
         ),
