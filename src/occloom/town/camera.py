@@ -7,7 +7,7 @@ down, z forward.
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float32, UInt8, UInt16
+from jaxtyping import Float, Float32, Int32, UInt8, UInt16
 
 from occloom.rays import Hits
 from occloom.town import lighting
@@ -92,12 +92,13 @@ def render_image(
     view = _View(rays, time, np.linalg.inv(intrinsics), world_from_camera, salt, samples_per_pixel)
     rows = max(1, samples_per_block // (width * samples_per_pixel))
     films = [_film(view, row, min(row + rows, height), width) for row in range(0, height, rows)]
-    direct, indirect, open_sky, point, normal = (
-        np.concatenate([getattr(film, name) for film in films]).reshape(height, width, -1)
-        for name in ("direct", "ambient", "open_sky", "point", "normal")
+    whole = _Film(*(np.concatenate(parts) for parts in zip(*(film.buffers() for film in films), strict=True)))
+    plain, sun, ambient, sunny, open_sky, point, normal = (
+        buffer.reshape(height, width, -1) for buffer in whole.buffers()
     )
-    share = _smoothed(open_sky[..., 0], point, normal)[..., None]
-    radiance = direct + indirect * (BOUNCE + (1 - BOUNCE) * share)
+    share = _smoothed(open_sky[..., 0], point, normal, reach=2)[..., None]
+    sunny = _smoothed(sunny[..., 0], point, normal, reach=1)[..., None]
+    radiance = plain + sun * sunny + ambient * (BOUNCE + (1 - BOUNCE) * share)
     return _developed(radiance, rays.world.weather, rng)
 
 
@@ -113,13 +114,26 @@ class _View:
 
 @dataclass(frozen=True)
 class _Film:
-    """Means over the samples of each pixel of some rows; point and normal are those of the first sample."""
+    """Means over the samples of each pixel of some rows.
 
-    direct: Float32[np.ndarray, "P 3"]
+    Attributes:
+        plain: radiance that is final.
+        sun: radiance from the sun, were nothing in its way; sunny: the share of it that arrives.
+        ambient: radiance under the whole sky; open_sky: the share of the sky that is free.
+        point, normal: of the first sample.
+    """
+
+    plain: Float32[np.ndarray, "P 3"]
+    sun: Float32[np.ndarray, "P 3"]
     ambient: Float32[np.ndarray, "P 3"]
+    sunny: Float32[np.ndarray, "P"]
     open_sky: Float32[np.ndarray, "P"]
     point: Float32[np.ndarray, "P 3"]
     normal: Float32[np.ndarray, "P 3"]
+
+    def buffers(self) -> tuple[np.ndarray, ...]:
+        """The fields in their order."""
+        return self.plain, self.sun, self.ambient, self.sunny, self.open_sky, self.point, self.normal
 
 
 def _film(view: _View, first: int, last: int, width: int) -> _Film:
@@ -134,11 +148,11 @@ def _film(view: _View, first: int, last: int, width: int) -> _Film:
     hits = view.rays.nearest(view.time, np.broadcast_to(eye, direction.shape), direction)
     seen = np.flatnonzero(hits.face >= 0)
     missed = np.flatnonzero(hits.face < 0)
-    direct, ambient = np.zeros_like(direction), np.zeros_like(direction)
-    direct[missed] = lighting.sky(view.rays.world.weather, direction[missed])
+    plain, sun, shaded, ambient = np.zeros((4, *direction.shape), np.float32)
+    plain[missed] = lighting.sky(view.rays.world.weather, direction[missed])
     pixel_width = hits.distance[seen] / length[seen] * np.float32(abs(view.camera_from_pixel[1, 1]))
     hit = _hit(view, direction, hits, seen, pixel_width)
-    direct[seen], ambient[seen] = _shaded(view, hit, hits.distance[seen], number[seen])
+    plain[seen], sun[seen], shaded[seen], ambient[seen] = _lit(view, hit, hits.distance[seen], number[seen])
     asked = sample[seen] % OPENNESS_EVERY == 0
     open_sky = np.ones(len(pixel), np.float32)
     asking = _chosen(hit, np.flatnonzero(asked))
@@ -146,28 +160,31 @@ def _film(view: _View, first: int, last: int, width: int) -> _Film:
     open_sky[seen[asked]] = lighting.openness(view.rays, view.time, asking, random)
     point = eye + np.where(hits.face < 0, np.float32(1e4), hits.distance)[:, None] * direction
     groups = (count, view.samples, -1)
+    full, part = (light.reshape(groups).sum(axis=(1, 2)) for light in (sun, shaded))
     return _Film(
-        direct.reshape(groups).mean(axis=1),
+        plain.reshape(groups).mean(axis=1),
+        sun.reshape(groups).mean(axis=1),
         ambient.reshape(groups).mean(axis=1),
+        np.where(full > 0, part / np.maximum(full, 1e-9), np.float32(1)),
         open_sky.reshape(groups)[:, ::OPENNESS_EVERY, 0].mean(axis=1),
         point.reshape(groups)[:, 0],
         hits.normal.reshape(groups)[:, 0],
     )
 
 
-def _shaded(
-    view: _View, hit: Hit, distance: Float32[np.ndarray, "N"], number: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Radiance towards the camera that does not depend on open sky, and that which does."""
+def _lit(
+    view: _View, hit: Hit, distance: Float32[np.ndarray, "N"], number: Int32[np.ndarray, "N"]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Radiance towards the camera: final, from the sun without shadows, with them, and under the whole sky."""
     rays, weather = view.rays, view.rays.world.weather
     jitter = lighting.on_sphere(cell_hash(number, 5, view.salt), cell_hash(number, 6, view.salt))
-    light = lighting.sunlight(rays, view.time, hit, jitter)
-    light += lighting.mirrored(rays, view.time, hit)
-    light += lighting.glow(weather, hit)
+    sun, free = lighting.sunlight(rays, view.time, hit, jitter)
+    light = lighting.mirrored(rays, view.time, hit) + lighting.glow(weather, hit)
     light += lighting.lamplight(rays, view.time, hit, view.world_from_camera[:3, 3])
     light = lighting.through_haze(weather, light, distance, hit.direction)
     clear = np.exp(-np.float32(weather.haze) * distance)[:, None]
-    return light, hit.albedo * lighting.ambient(weather, hit.normal) * clear
+    sun *= clear
+    return light, sun, sun * free[:, None], hit.albedo * lighting.ambient(weather, hit.normal) * clear
 
 
 def _hit(view: _View, direction: np.ndarray, hits: Hits, seen: np.ndarray, pixel_width: np.ndarray) -> Hit:
@@ -242,20 +259,25 @@ def _centre_hits(
 
 
 def _smoothed(
-    value: Float32[np.ndarray, "H W"], point: Float32[np.ndarray, "H W 3"], normal: Float32[np.ndarray, "H W 3"]
+    value: Float32[np.ndarray, "H W"],
+    point: Float32[np.ndarray, "H W 3"],
+    normal: Float32[np.ndarray, "H W 3"],
+    *,
+    reach: int,
 ) -> Float32[np.ndarray, "H W"]:
-    """Means over 5 x 5 pixels of the same surface: those near the plane of the middle one that face the same way."""
+    """Means over the neighbours of the same surface: near the plane of the middle pixel and facing the same way."""
     height, width = value.shape
     base = np.einsum("hwc,hwc->hw", point, normal)
-    wide = [np.pad(array, ((2, 2), (2, 2), *[(0, 0)] * (array.ndim - 2)), mode="edge") for array in (value, point, normal)]
+    margin = ((reach, reach), (reach, reach))
+    wide = [np.pad(value, margin, mode="edge")]
+    wide += [np.pad(array, (*margin, (0, 0)), mode="edge") for array in (point, normal)]
     total, weights = np.zeros_like(value), np.full_like(value, 1e-6)
-    for dy in range(5):
-        for dx in range(5):
-            one, place, facing = (array[dy : dy + height, dx : dx + width] for array in wide)
-            apart = np.abs(np.einsum("hwc,hwc->hw", place, normal) - base)
-            weight = np.clip(1 - apart / 0.12, 0, 1) * np.clip(np.einsum("hwc,hwc->hw", facing, normal), 0, 1) ** 4
-            total += weight * one
-            weights += weight
+    for dy, dx in np.ndindex(2 * reach + 1, 2 * reach + 1):
+        one, place, facing = (array[dy : dy + height, dx : dx + width] for array in wide)
+        apart = np.abs(np.einsum("hwc,hwc->hw", place, normal) - base)
+        weight = np.clip(1 - apart / 0.12, 0, 1) * np.clip(np.einsum("hwc,hwc->hw", facing, normal), 0, 1) ** 4
+        total += weight * one
+        weights += weight
     return np.where(weights > 0.5, total / weights, value)
 
 
@@ -268,7 +290,7 @@ def _developed(
     radius = ((u - width / 2) / (width / 2)) ** 2 + ((v - height / 2) / (width / 2)) ** 2
     light = radiance * weather.exposure * np.asarray(weather.white_balance) * (1 - weather.vignette * radius)[..., None]
     light = light * (2.51 * light + 0.03) / (light * (2.43 * light + 0.59) + 0.14)  # rational fit of a filmic curve
-    light += weather.noise * np.sqrt((light + 0.02) / 0.2) * rng.normal(size=light.shape)
+    light += weather.noise * np.sqrt((light + 0.003) / 0.2) * rng.normal(size=light.shape)
     light = np.clip(light, 0.0, 1.0)
     coded = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
     return np.round(255 * coded).astype(np.uint8)

@@ -17,7 +17,7 @@ LAMP_REACH = 70.0  # of those, metres
 LAMP_COLOUR = np.array([1.0, 0.7, 0.38], np.float32)
 LAMP_POWER = 46.0
 HEAD_LIGHT_COLOUR = np.array([1.0, 0.93, 0.8], np.float32)
-HEAD_LIGHT_POWER = 240.0
+HEAD_LIGHT_POWER = 150.0
 HEAD_LIGHT_PLACE = (2.0, 0.0, -1.08)  # between both lights, in the ego frame, metres
 WINDOW_COLOUR = np.array([1.0, 0.66, 0.32], np.float32)
 
@@ -76,33 +76,29 @@ def ambient(weather: Weather, normal: Float32[np.ndarray, "N 3"]) -> Float32[np.
 
 def sunlight(
     rays: WorldRays, time: float, hit: Hit, jitter: Float32[np.ndarray, "N 3"]
-) -> Float32[np.ndarray, "N 3"]:
-    """What the sun adds: diffuse light, light through leaves and highlights, in the shadow of everything."""
+) -> tuple[Float32[np.ndarray, "N 3"], Bool[np.ndarray, "N"]]:
+    """What the sun adds if nothing stands in its way (diffuse, through leaves, highlights), and whether nothing does."""
     weather = rays.world.weather
     sun, colour = _rgb(weather.sun_direction), _rgb(weather.sun_colour)
-    if colour.max() <= 0:
-        return np.zeros_like(hit.albedo)
     leaf = hit.material == Material.LEAF
     facing = hit.normal @ sun
-    side = np.where(leaf & (facing < 0), np.float32(-1), np.float32(1))
-    lit = np.flatnonzero((facing > 0) | leaf)
-    start = hit.point[lit] + hit.normal[lit] * (OFFSET * side[lit])[:, None]
+    through = 0.25 + 0.55 * np.where(facing > 0, facing, -0.7 * facing)
+    strength = np.where(leaf, through, np.maximum(facing, 0)) / np.float32(np.pi)
+    half = _unit(sun - hit.direction)
+    cosine = np.clip(np.einsum("ij,ij->i", half, hit.normal), 0, 1)
+    gloss = _GLOSS[hit.material]
+    highlight = np.where(facing > 0, _SHEEN[hit.material] * (gloss + 8) / 25 * cosine**gloss, 0)
+    light = (hit.albedo * strength[:, None] + highlight[:, None]) * colour
+    lit = np.flatnonzero(strength > 0)
+    side = np.where(facing[lit] < 0, -OFFSET, OFFSET)
+    start = hit.point[lit] + hit.normal[lit] * side[:, None]
     towards = _unit(sun + np.float32(SUN_SPREAD) * jitter[lit])
-    free = lit[~rays.blocked(time, start, towards, np.full(len(lit), np.inf, np.float32))]
-    answer = np.zeros_like(hit.albedo)
-    strength = np.where(leaf, 0.25 + 0.55 * np.where(facing > 0, facing, -0.7 * facing), facing)[free] / np.float32(np.pi)
-    answer[free] = hit.albedo[free] * strength[:, None] * colour
-    material = hit.material[free]
-    half = _unit(sun - hit.direction[free])
-    cosine = np.clip(np.einsum("ij,ij->i", half, hit.normal[free]), 0, 1)
-    gloss = _GLOSS[material]
-    answer[free] += (_SHEEN[material] * (gloss + 8) / 25 * cosine**gloss)[:, None] * colour
-    return answer
+    free = np.zeros(len(hit.point), bool)
+    free[lit] = ~rays.blocked(time, start, towards, np.full(len(lit), np.inf, np.float32))
+    return light.astype(np.float32), free
 
 
-def openness(
-    rays: WorldRays, time: float, hit: Hit, random: Float32[np.ndarray, "N 4"]
-) -> Bool[np.ndarray, "N"]:
+def openness(rays: WorldRays, time: float, hit: Hit, random: Float32[np.ndarray, "N 4"]) -> Bool[np.ndarray, "N"]:
     """Whether one random ray about the normal gets away: the mean of many is the share of open sky."""
     towards = _unit(hit.normal + 0.98 * on_sphere(random[:, 0], random[:, 1]))
     reach = 0.25 + 5.0 * random[:, 2] ** 2
@@ -143,9 +139,7 @@ def glow(weather: Weather, hit: Hit) -> Float32[np.ndarray, "N 3"]:
     return answer
 
 
-def lamplight(
-    rays: WorldRays, time: float, hit: Hit, eye: Float[np.ndarray, "3"]
-) -> Float32[np.ndarray, "N 3"]:
+def lamplight(rays: WorldRays, time: float, hit: Hit, eye: Float[np.ndarray, "3"]) -> Float32[np.ndarray, "N 3"]:
     """What the street lamps and the head lights of the driving car add in the dark."""
     answer = np.zeros_like(hit.albedo)
     dark = np.float32(rays.world.weather.darkness)
@@ -199,11 +193,11 @@ def _one_lamp(rays: WorldRays, time: float, hit: Hit, lamp: Float32[np.ndarray, 
 
 
 def _head_lights(world: World, time: float, hit: Hit) -> Float32[np.ndarray, "N"]:
-    """Radiance on white from the low beam of the driving car; it starts near the camera, so shadows hide behind things."""
+    """Radiance on white from the low beam of the driving car; its shadows hide behind what casts them."""
     ego = world.world_from_ego(time)
     place = (ego[:3, :3] @ np.array(HEAD_LIGHT_PLACE) + ego[:3, 3]).astype(np.float32)
     offset = (hit.point - place) @ ego[:3, :3].astype(np.float32)
-    square = np.einsum("ij,ij->i", offset, offset) + 4.0
+    square = np.einsum("ij,ij->i", offset, offset) + 30.0
     ahead = np.maximum(offset[:, 0], 0.1)
     across, above = offset[:, 1] / ahead, offset[:, 2] / ahead
     beam = np.exp(-((across / 0.42) ** 2) - ((above + 0.05) / np.where(above > -0.05, 0.055, 0.16)) ** 2)

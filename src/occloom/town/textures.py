@@ -36,9 +36,7 @@ class Surface:
 
     def part(self, index: Int[np.ndarray, "M"]) -> "Surface":
         """The places of `index`."""
-        return Surface(
-            self.s[index], self.t[index], self.height[index], self.colour[index], self.footprint[index]
-        )
+        return Surface(self.s[index], self.t[index], self.height[index], self.colour[index], self.footprint[index])
 
 
 def surface_at(
@@ -81,7 +79,7 @@ def noise(
     scale: float,
     footprint: Float32[np.ndarray, "N"],
 ) -> Float32[np.ndarray, "N"]:
-    """Fractal noise in [0, 1], even in distribution where sharp, with lumps of `scale` metres and down to 1/32 of it."""
+    """Fractal noise in [0, 1] with lumps of `scale` metres down to 1/32 of it; even in distribution where sharp."""
     texels, first = _pyramid()
     texel = scale * LUMPS / TILE
     levels = len(first) - 1
@@ -128,9 +126,7 @@ def _pyramid() -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([part.ravel() for part in levels]).astype(np.float32), starts
 
 
-def _cells(
-    surface: Surface, length: float, height: float, shift: float, salt: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _cells(surface: Surface, length: float, height: float, shift: float, salt: int) -> tuple[np.ndarray, np.ndarray]:
     """Bonded cells: a number in [-1, 1) for each, faded where too small to see, and the distance to the next joint."""
     across = surface.t / height
     row = np.floor(across)
@@ -167,12 +163,12 @@ def _matte(p: Surface) -> np.ndarray:
 
 
 def _asphalt(p: Surface) -> np.ndarray:
-    grain = _lumps(p, 0.16, 0.42)
-    stains = _lumps(p, 5.0, 0.3, shift=3.1)
+    grain = _lumps(p, 0.11, 0.4)
+    stains = _lumps(p, 9.0, 0.11, shift=3.1)
     patch, edge = _cells(p, 5.3, 2.3, 0.37, 1)
     mended = (patch > 0.86) * np.clip(edge / 0.1, 0, 1)
     path = noise(p.s, p.t, 2.6, 0 * p.footprint)
-    cracks = _line(np.abs(path - 0.5) * 1.5, 0.02, p.footprint) * (stains < 0.96)
+    cracks = _line(np.abs(path - 0.5) * 1.5, 0.02, p.footprint) * (stains < 0.98)
     return _grey(p, grain * stains * (1 - 0.35 * mended) * (1 - 0.55 * cracks))
 
 
@@ -183,12 +179,16 @@ def _marking(p: Surface) -> np.ndarray:
 
 def _paving(p: Surface) -> np.ndarray:
     tint, edge = _cells(p, 0.5, 0.5, 0.5, 2)
-    return _grey(p, (1 + 0.2 * tint) * _lumps(p, 0.2, 0.25) * _lumps(p, 3.5, 0.25) * (1 - 0.6 * _line(edge, 0.025, p.footprint)))
+    return _grey(
+        p, (1 + 0.2 * tint) * _lumps(p, 0.2, 0.25) * _lumps(p, 3.5, 0.25) * (1 - 0.6 * _line(edge, 0.025, p.footprint))
+    )
 
 
 def _stone(p: Surface) -> np.ndarray:
     tint, edge = _cells(p, 1.0, 0.6, 0.5, 3)
-    return _grey(p, (1 + 0.12 * tint) * _lumps(p, 0.15, 0.3) * _lumps(p, 1.5, 0.2) * (1 - 0.5 * _line(edge, 0.02, p.footprint)))
+    return _grey(
+        p, (1 + 0.12 * tint) * _lumps(p, 0.15, 0.3) * _lumps(p, 1.5, 0.2) * (1 - 0.5 * _line(edge, 0.02, p.footprint))
+    )
 
 
 def _cobble(p: Surface) -> np.ndarray:
@@ -228,7 +228,14 @@ def _brick(p: Surface) -> np.ndarray:
 def _concrete(p: Surface) -> np.ndarray:
     tint, edge = _cells(p, 2.5, 1.25, 0.0, 7)
     run = np.clip(2 * noise(p.s, p.t / 8, 0.9, p.footprint) - 1.1, 0, 1)
-    return _grey(p, (1 + 0.07 * tint) * _lumps(p, 0.8, 0.2) * _lumps(p, 0.12, 0.15) * (1 - 0.3 * run) * (1 - 0.6 * _line(edge, 0.025, p.footprint)))
+    return _grey(
+        p,
+        (1 + 0.07 * tint)
+        * _lumps(p, 0.8, 0.2)
+        * _lumps(p, 0.12, 0.15)
+        * (1 - 0.3 * run)
+        * (1 - 0.6 * _line(edge, 0.025, p.footprint)),
+    )
 
 
 def _wood(p: Surface) -> np.ndarray:
@@ -241,7 +248,9 @@ def _tiles(p: Surface) -> np.ndarray:
     phase = p.t / 0.34
     lap = np.clip(1.4 - p.footprint / 0.2, 0, 1) * (phase - np.floor(phase) - 0.5)
     moss = np.clip(3 * noise(p.s, p.t, 2.5, p.footprint) - 2.0, 0, 0.6)
-    body = _grey(p, (1 + 0.28 * tint) * (1 - 0.5 * lap) * _lumps(p, 0.2, 0.2) * (1 - 0.55 * _line(edge, 0.025, p.footprint)))
+    body = _grey(
+        p, (1 + 0.28 * tint) * (1 - 0.5 * lap) * _lumps(p, 0.2, 0.2) * (1 - 0.55 * _line(edge, 0.025, p.footprint))
+    )
     return _mixed(body, (0.1, 0.11, 0.07), moss)
 
 
