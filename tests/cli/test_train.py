@@ -1,7 +1,13 @@
+import json
+
+import numpy as np
 import pytest
 
 from occloom.cli.main import run
 from occloom.cli.train import main
+from occloom.data.label_spaces import to_train_ids
+from occloom.inference import load_recipe
+from occloom.interfaces import Needs
 from occloom.recipes import RECIPES
 
 
@@ -58,3 +64,28 @@ def test_the_default_folder_is_named_after_the_recipe(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run(["train", "tiny_recipes:tiny", "--train.steps", "1"]) == 0
     assert (tmp_path / "runs" / "tiny_recipes-tiny" / "latest").is_file()
+
+
+@pytest.mark.real_data
+@pytest.mark.slow
+def test_the_whole_path_runs_on_real_frames(real_data, tmp_path):
+    """From stereo pairs on disk to predictions in files that hold what was scored."""
+    root, depth, run_folder, out = real_data / "semantickitti", tmp_path / "depth", tmp_path / "run", tmp_path / "out"
+    results, where = tmp_path / "results.json", ["--data.root", str(root), "--data.depth", str(depth)]
+    assert run(["prepare", "depth", "--root", str(root), "--out", str(depth), "--workers", "1"]) == 0
+    training = ["--data.train", "00", "04", "--data.val", "08", "--train.steps", "2", "--train.validate-every", "0"]
+    assert run(["train", "baseline-town", *where, *training, "--train.workers", "0", "--out", str(run_folder)]) == 0
+    assert run(["evaluate", str(run_folder), *where, "--workers", "0", "--out", str(results)]) == 0
+    assert run(["predict", str(run_folder), "--root", str(root), "--out", str(out)]) == 0
+    report = json.loads(results.read_text())
+    assert report["frames"] == len(list(out.rglob("*.label"))) > 0
+    # What evaluate counted in memory, counted again from the files that predict wrote.
+    data, counts = load_recipe(run_folder).data.build("val", Needs(images=False)), np.zeros((20, 20), np.int64)
+    for index, token in enumerate(data.tokens):
+        sequence, frame = token.split("/")
+        file = out / "sequences" / sequence / "predictions" / f"{frame}.label"
+        predicted = to_train_ids(np.fromfile(file, "<u2").reshape(data.grid.shape))
+        target = data.sample(index).target
+        observed = target.observed[0].numpy()
+        np.add.at(counts, (target.labels[0].numpy()[observed], predicted[observed]), 1)
+    assert report["confusion"] == counts.tolist()

@@ -105,6 +105,13 @@ def test_missing_damaged_and_foreign_checkpoints_are_named(tmp_path):
     weights.write_bytes(weights.read_bytes()[:-40])
     with pytest.raises(InputError, match=r"model\.safetensors"):
         checkpoint.load_weights(build_model(tiny()), weights)
+    progress = folder / "progress.pt"
+    progress.write_bytes(progress.read_bytes()[:100])
+    with pytest.raises(InputError, match=r"progress\.pt"):
+        checkpoint.load_progress(folder)
+    progress.write_bytes(b"")
+    with pytest.raises(InputError, match=r"progress\.pt"):
+        checkpoint.load_progress(folder)
     (folder / "recipe.json").write_text('{"schema": 99}')
     with pytest.raises(InputError, match="schema 99"):
         checkpoint.read_description(folder)

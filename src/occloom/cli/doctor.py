@@ -18,7 +18,6 @@ EXTRAS = {
     "beartype": "shape checks in the tests: pip install occloom[dev]",
     "pytest": "the tests: pip install occloom[dev]",
 }
-DATA = ("semantickitti", "kitti", "nuscenes", "town")
 
 
 def doctor(*, data: Path | None = None) -> None:
@@ -41,10 +40,10 @@ def doctor(*, data: Path | None = None) -> None:
         print(f"{module:<18} {found} ({purpose})")
     print(f"{'shipped models':<18} {', '.join(shipped_models()) or 'none'}")
     root = data or Path(os.environ.get("OCCLOOM_REAL_DATA", Path("..") / "shared" / "data"))
-    for name in DATA:
-        print(f"{'data: ' + name:<18} {_describe(root / name)}")
-    for name in ("town",):
-        print(f"{'here: ' + name:<18} {_describe(Path(name))}")
+    print(f"{'data':<18} {root if root.is_dir() else f'not found at {root}: name a folder by --data'}")
+    for folder in sorted(path for path in root.glob("*") if path.is_dir()):
+        print(f"{'':<18} {_describe(folder)}")
+    print(f"{'town':<18} {_describe(Path('town'))}")
 
 
 def _version(distribution: str) -> str:
@@ -62,9 +61,9 @@ def _gpu() -> str:
 
 
 def _describe(folder: Path) -> str:
-    """What lies in a folder of the KITTI layout."""
+    """What lies in a data set's folder, counted where it has the KITTI layout."""
     if not folder.is_dir():
         return f"not found at {folder}"
-    sequences = sorted(path.name for path in (folder / "sequences").glob("*") if path.is_dir())
+    sequences = [path for path in (folder / "sequences").glob("*") if path.is_dir()]
     labelled = sum(1 for _ in folder.glob("sequences/*/voxels/*.label"))
-    return f"{folder}: {len(sequences)} sequences, {labelled} labelled frames" if sequences else f"{folder}"
+    return f"{folder}: {len(sequences)} sequences, {labelled} labelled frames" if sequences else str(folder)

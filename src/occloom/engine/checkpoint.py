@@ -12,6 +12,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal
 
 import torch
@@ -173,18 +174,28 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 
 def load_progress(folder: Path) -> Progress:
-    """What `save` was given."""
-    return Progress(**torch.load(folder / "progress.pt", weights_only=True, map_location="cpu"))
+    """What `save` was given.
+
+    Raises:
+        InputError: If the file is damaged.
+    """
+    path = folder / "progress.pt"
+    try:
+        return Progress(**torch.load(path, weights_only=True, map_location="cpu"))
+    except (RuntimeError, EOFError, UnpicklingError) as error:
+        reason = " ".join(str(error).split())
+        remedy = "write the name of an older step folder into `latest`, or begin a new run"
+        raise InputError(f"cannot be loaded ({reason})", where=path, remedy=remedy) from None
 
 
 def export(checkpoint: Path, folder: Path, *, base: Recipe) -> None:
     """Write what is needed to use a checkpoint, not to go on training: the averaged weights and the recipe.
 
-    The data's root becomes that of `base`, so that no path of this machine travels along.
+    Paths of the data become those of `base`, so that none of this machine travels along.
     """
     folder.mkdir(parents=True, exist_ok=True)
     description = read_description(checkpoint)
-    description["data"]["root"] = str(base.data.root)
+    description["data"] |= {name: str(value) for name, value in vars(base.data).items() if isinstance(value, Path)}
     shutil.copyfile(checkpoint / "ema.safetensors", folder / "model.safetensors")
     (folder / "recipe.json").write_text(json.dumps(description, indent=2) + "\n")
 
