@@ -148,7 +148,7 @@ def _film(view: _View, first: int, last: int, width: int) -> _Film:
     hits = view.rays.nearest(view.time, np.broadcast_to(eye, direction.shape), direction)
     seen = np.flatnonzero(hits.face >= 0)
     missed = np.flatnonzero(hits.face < 0)
-    plain, sun, shaded, ambient = np.zeros((4, *direction.shape), np.float32)
+    plain, sun, shaded, ambient = (np.zeros_like(direction) for _ in range(4))
     plain[missed] = lighting.sky(view.rays.world.weather, direction[missed])
     pixel_width = hits.distance[seen] / length[seen] * np.float32(abs(view.camera_from_pixel[1, 1]))
     hit = _hit(view, direction, hits, seen, pixel_width)

@@ -77,7 +77,7 @@ def ambient(weather: Weather, normal: Float32[np.ndarray, "N 3"]) -> Float32[np.
 def sunlight(
     rays: WorldRays, time: float, hit: Hit, jitter: Float32[np.ndarray, "N 3"]
 ) -> tuple[Float32[np.ndarray, "N 3"], Bool[np.ndarray, "N"]]:
-    """What the sun adds if nothing stands in its way (diffuse, through leaves, highlights), and whether nothing does."""
+    """What the sun adds if nothing is in its way (diffuse, through leaves, highlights), and whether nothing is."""
     weather = rays.world.weather
     sun, colour = _rgb(weather.sun_direction), _rgb(weather.sun_colour)
     leaf = hit.material == Material.LEAF

@@ -59,9 +59,8 @@ def surface_at(
 def albedo(material: UInt8[np.ndarray, "N"], surface: Surface) -> Float32[np.ndarray, "N 3"]:
     """Linear RGB albedo of each place: the colour of its face under the texture of its material."""
     answer = surface.colour.copy()
-    order = np.argsort(material, kind="stable")
-    kinds, starts = np.unique(material[order], return_index=True)
-    for kind, index in zip(kinds, np.split(order, starts[1:]), strict=True):
+    for kind in np.unique(material):
+        index = np.flatnonzero(material == kind)
         answer[index] = _TEXTURES[Material(int(kind))](surface.part(index))
     return np.clip(answer, 0.0, 1.0)
 
@@ -126,16 +125,33 @@ def _pyramid() -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([part.ravel() for part in levels]).astype(np.float32), starts
 
 
-def _cells(surface: Surface, length: float, height: float, shift: float, salt: int) -> tuple[np.ndarray, np.ndarray]:
-    """Bonded cells: a number in [-1, 1) for each, faded where too small to see, and the distance to the next joint."""
-    across = surface.t / height
+@dataclass(frozen=True)
+class _Cells:
+    """What bonded cells give each place.
+
+    Attributes:
+        tint: a number in [-1, 1) for each cell, faded where cells are too small to see.
+        edge: metres to the next joint.
+        joint: share of the pixel that is joint.
+    """
+
+    tint: np.ndarray
+    edge: np.ndarray
+    joint: np.ndarray
+
+
+def _cells(p: Surface, length: float, height: float, *, shift: float, joint: float, salt: int) -> _Cells:
+    """Cells of `length` x `height` metres, each row moved on by the share `shift`, with joints `joint` metres wide."""
+    across = p.t / height
     row = np.floor(across)
-    along = surface.s / length + row * shift
+    along = p.s / length + row * shift
     column = np.floor(along)
     u, v = along - column, across - row
     edge = np.minimum(np.minimum(u, 1 - u) * length, np.minimum(v, 1 - v) * height)
+    seen = np.clip(1.5 - p.footprint / height, 0, 1)
     tint = 2 * cell_hash(column.astype(np.int32), row.astype(np.int32), salt) - 1
-    return tint * np.clip(1.5 - surface.footprint / height, 0, 1), edge
+    mean = 1 - (1 - joint / length) * (1 - joint / height)
+    return _Cells(tint * seen, edge, mean + (_line(edge, joint, p.footprint) - mean) * seen)
 
 
 def _line(edge: np.ndarray, width: float, footprint: np.ndarray) -> np.ndarray:
@@ -165,8 +181,8 @@ def _matte(p: Surface) -> np.ndarray:
 def _asphalt(p: Surface) -> np.ndarray:
     grain = _lumps(p, 0.11, 0.4)
     stains = _lumps(p, 9.0, 0.11, shift=3.1)
-    patch, edge = _cells(p, 5.3, 2.3, 0.37, 1)
-    mended = (patch > 0.86) * np.clip(edge / 0.1, 0, 1)
+    cells = _cells(p, 5.3, 2.3, shift=0.37, joint=0.02, salt=1)
+    mended = (cells.tint > 0.86) * np.clip(cells.edge / 0.1, 0, 1)
     path = noise(p.s, p.t, 2.6, 0 * p.footprint)
     cracks = _line(np.abs(path - 0.5) * 1.5, 0.02, p.footprint) * (stains < 0.98)
     return _grey(p, grain * stains * (1 - 0.35 * mended) * (1 - 0.55 * cracks))
@@ -178,28 +194,24 @@ def _marking(p: Surface) -> np.ndarray:
 
 
 def _paving(p: Surface) -> np.ndarray:
-    tint, edge = _cells(p, 0.5, 0.5, 0.5, 2)
-    return _grey(
-        p, (1 + 0.2 * tint) * _lumps(p, 0.2, 0.25) * _lumps(p, 3.5, 0.25) * (1 - 0.6 * _line(edge, 0.025, p.footprint))
-    )
+    cells = _cells(p, 0.5, 0.5, shift=0.5, joint=0.025, salt=2)
+    return _grey(p, (1 + 0.2 * cells.tint) * _lumps(p, 0.2, 0.25) * _lumps(p, 3.5, 0.25) * (1 - 0.6 * cells.joint))
 
 
 def _stone(p: Surface) -> np.ndarray:
-    tint, edge = _cells(p, 1.0, 0.6, 0.5, 3)
-    return _grey(
-        p, (1 + 0.12 * tint) * _lumps(p, 0.15, 0.3) * _lumps(p, 1.5, 0.2) * (1 - 0.5 * _line(edge, 0.02, p.footprint))
-    )
+    cells = _cells(p, 1.0, 0.6, shift=0.5, joint=0.02, salt=3)
+    return _grey(p, (1 + 0.12 * cells.tint) * _lumps(p, 0.15, 0.3) * _lumps(p, 1.5, 0.2) * (1 - 0.5 * cells.joint))
 
 
 def _cobble(p: Surface) -> np.ndarray:
-    tint, edge = _cells(p, 0.14, 0.11, 0.5, 4)
-    dome = np.where(p.footprint < 0.08, np.clip(edge / 0.03, 0.25, 1), 0.8)
-    return _grey(p, (1 + 0.4 * tint) * dome * _lumps(p, 2.0, 0.3))
+    cells = _cells(p, 0.14, 0.11, shift=0.5, joint=0.02, salt=4)
+    dome = np.where(p.footprint < 0.08, np.clip(cells.edge / 0.03, 0.25, 1), 0.8)
+    return _grey(p, (1 + 0.4 * cells.tint) * dome * _lumps(p, 2.0, 0.3))
 
 
 def _gravel(p: Surface) -> np.ndarray:
-    tint, _ = _cells(p, 0.05, 0.05, 0.5, 5)
-    return _grey(p, (1 + 0.5 * tint) * _lumps(p, 0.4, 0.45) * _lumps(p, 3.0, 0.25))
+    cells = _cells(p, 0.05, 0.05, shift=0.5, joint=0.02, salt=5)
+    return _grey(p, (1 + 0.5 * cells.tint) * _lumps(p, 0.4, 0.45) * _lumps(p, 3.0, 0.25))
 
 
 def _grass(p: Surface) -> np.ndarray:
@@ -220,37 +232,35 @@ def _plaster(p: Surface) -> np.ndarray:
 
 
 def _brick(p: Surface) -> np.ndarray:
-    tint, edge = _cells(p, 0.25, 0.083, 0.5, 6)
-    body = _grey(p, (1 + 0.35 * tint) * _lumps(p, 0.1, 0.2) * _lumps(p, 4.0, 0.2))
-    return _mixed(body, (0.42, 0.4, 0.36), 0.85 * _line(edge, 0.014, p.footprint))
+    cells = _cells(p, 0.25, 0.083, shift=0.5, joint=0.014, salt=6)
+    body = _grey(p, (1 + 0.35 * cells.tint) * _lumps(p, 0.1, 0.2) * _lumps(p, 4.0, 0.2))
+    return _mixed(body, (0.42, 0.4, 0.36), 0.85 * cells.joint)
 
 
 def _concrete(p: Surface) -> np.ndarray:
-    tint, edge = _cells(p, 2.5, 1.25, 0.0, 7)
+    cells = _cells(p, 2.5, 1.25, shift=0.0, joint=0.025, salt=7)
     run = np.clip(2 * noise(p.s, p.t / 8, 0.9, p.footprint) - 1.1, 0, 1)
     return _grey(
         p,
-        (1 + 0.07 * tint)
+        (1 + 0.07 * cells.tint)
         * _lumps(p, 0.8, 0.2)
         * _lumps(p, 0.12, 0.15)
         * (1 - 0.3 * run)
-        * (1 - 0.6 * _line(edge, 0.025, p.footprint)),
+        * (1 - 0.6 * cells.joint),
     )
 
 
 def _wood(p: Surface) -> np.ndarray:
-    tint, edge = _cells(p, 0.14, 3.0, 0.3, 8)
-    return _grey(p, (1 + 0.22 * tint) * _lumps(p, 0.08, 0.25, stretch=9.0) * (1 - 0.5 * _line(edge, 0.01, p.footprint)))
+    cells = _cells(p, 0.14, 3.0, shift=0.3, joint=0.01, salt=8)
+    return _grey(p, (1 + 0.22 * cells.tint) * _lumps(p, 0.08, 0.25, stretch=9.0) * (1 - 0.5 * cells.joint))
 
 
 def _tiles(p: Surface) -> np.ndarray:
-    tint, edge = _cells(p, 0.24, 0.34, 0.5, 9)
+    cells = _cells(p, 0.24, 0.34, shift=0.5, joint=0.025, salt=9)
     phase = p.t / 0.34
     lap = np.clip(1.4 - p.footprint / 0.2, 0, 1) * (phase - np.floor(phase) - 0.5)
     moss = np.clip(3 * noise(p.s, p.t, 2.5, p.footprint) - 2.0, 0, 0.6)
-    body = _grey(
-        p, (1 + 0.28 * tint) * (1 - 0.5 * lap) * _lumps(p, 0.2, 0.2) * (1 - 0.55 * _line(edge, 0.025, p.footprint))
-    )
+    body = _grey(p, (1 + 0.28 * cells.tint) * (1 - 0.5 * lap) * _lumps(p, 0.2, 0.2) * (1 - 0.55 * cells.joint))
     return _mixed(body, (0.1, 0.11, 0.07), moss)
 
 
@@ -276,9 +286,11 @@ def _bark(p: Surface) -> np.ndarray:
 
 
 def _leaf(p: Surface) -> np.ndarray:
-    leaf, edge = _cells(p, 0.07, 0.05, 0.5, 10)
-    gap = _line(edge, 0.012, p.footprint)
-    return _grey(p, (1 + 0.45 * leaf) * (1 - 0.5 * gap) * _lumps(p, 0.6, 0.3)) * (1 + 0.2 * leaf[:, None] * _LEAF_HUE)
+    cells = _cells(p, 0.07, 0.05, shift=0.5, joint=0.012, salt=10)
+    gap = cells.joint
+    return _grey(p, (1 + 0.45 * cells.tint) * (1 - 0.5 * gap) * _lumps(p, 0.6, 0.3)) * (
+        1 + 0.2 * cells.tint[:, None] * _LEAF_HUE
+    )
 
 
 def _plain(p: Surface) -> np.ndarray:
