@@ -12,7 +12,6 @@ import numpy as np
 import torch
 import tyro
 from jaxtyping import Int64, UInt8
-from lightning_fabric import Fabric
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -72,7 +71,12 @@ def demo(
     fabric = launch()
     model, protocol = load_model(MODEL, fabric.device), load_recipe(MODEL).protocol
     samples = _open(root, model)
-    table = _score_table(_counts(model, samples, fabric), protocol)
+    counts = _naive_counts(samples)
+    everything, others = range(len(samples)), other_scenes(samples.tokens)
+    blind = count(model, samples, fabric, indices=everything, scene_of=others)
+    counts[f"{MODEL}, pictures of another drive"] = blind.total
+    counts[MODEL] = count(model, samples, fabric, indices=everything).total
+    table = _score_table(counts, protocol)
     console.print(protocol.card(), highlight=False, soft_wrap=True)
     console.print(table)
     _write_text(out / "scores.txt", protocol, table)
@@ -114,18 +118,12 @@ def _open(root: Path, model: OccupancyModel) -> SceneDataset:
     return replace(config, root=root, val=names).build("val", model.needs)
 
 
-def _counts(model: OccupancyModel, samples: SceneDataset, fabric: Fabric) -> dict[str, Int64[Tensor, "K K"]]:
-    """Pooled confusion of the model, of the model shown other drives' pictures, and of two naive predictors."""
-    everything = range(len(samples))
-    shuffled = other_scenes(samples.tokens)
+def _naive_counts(samples: SceneDataset) -> dict[str, Int64[Tensor, "K K"]]:
+    """Pooled confusion of two predictors that look at nothing."""
     prior = load_voxel_prior(SHIPPED / MODEL / "voxel_prior.npz")
     return {
         "everything below is road": _fixed_counts(road_below(samples.grid, samples.label_space), samples),
         "most frequent class of each voxel": _fixed_counts(prior, samples),
-        f"{MODEL}, pictures of another drive": count(
-            model, samples, fabric, indices=everything, scene_of=shuffled
-        ).total,
-        MODEL: count(model, samples, fabric, indices=everything).total,
     }
 
 
