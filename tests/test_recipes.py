@@ -123,7 +123,7 @@ def test_every_parameter_gets_a_gradient_and_steps_lower_the_loss(recipe, model)
         missing = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
         assert not missing
         optimizer.step()
-        totals.append(float(total))
+        totals.append(total.item())
     assert totals[-1] < totals[0]
 
 
