@@ -68,59 +68,69 @@ def stand_about(site: Site, spots: list[tuple[float, float]], length: float) -> 
 
 
 def moving(
-    site: Site, ego: Course, duration: float, lane: float, walks: list[tuple[float, float, float]]
+    site: Site,
+    ego: Course,
+    duration: float,
+    lane: float,
+    walks: list[tuple[float, float, float]],
+    gaps: list[tuple[float, float]],
 ) -> tuple[Mover, ...]:
     """All traffic of the drive: a leader and a follower, oncoming vehicles, riders and walkers.
 
-    `walks` lists stretches of sidewalk as (first s, last s, d). A candidate that would come near the ego car or
-    another mover at any tenth of a second is left out.
+    `walks` lists stretches of sidewalk as (first s, last s, d), `gaps` the side streets. A candidate that would come
+    near the ego car or another mover at any tenth of a second is left out.
     """
     rng = site.rng
     times = np.arange(0.0, duration + 0.1, 0.1)
-    tracks = [(_track(ego, times), 2.6)]
+    tracks = [(_track(ego, times), np.array([2.6, 1.05]))]
     movers: list[Mover] = []
-    for label, make, course, radius in [*_vehicles(rng, ego, duration, lane), *_walkers(rng, ego, duration, walks)]:
+    for label, make, course, size in [*_vehicles(rng, ego, duration, lane), *_walkers(rng, ego, duration, walks, gaps)]:
         track = _track(course, times)
-        if any((np.linalg.norm(track - other, axis=-1) < radius + size).any() for other, size in tracks):
+        if any((np.abs(track - other) < size + bounds + 0.15).all(axis=-1).any() for other, bounds in tracks):
             continue
-        tracks.append((track, radius))
+        tracks.append((track, size))
         mesh: Mesh = make(rng)
         movers.append(Mover(mesh.named(label, site.number()), course))
     return tuple(movers)
 
 
 def _vehicles(rng: np.random.Generator, ego: Course, duration: float, lane: float) -> list[tuple]:
-    """Candidates (label, maker, course, radius) on the road."""
+    """Candidates (label, maker, course, half length and half width) on the road."""
     kinds = [
-        (MOVING_CAR, car, 2.6), (MOVING_TRUCK, truck, 4.4), (MOVING_BUS, bus, 5.8), (MOVING_MOTORCYCLIST, motorcyclist, 1.3),
-        (MOVING_BICYCLIST, cyclist, 1.1), (MOVING_OTHER, trailer, 3.2), (MOVING_TRUCK, van, 3.1),
+        (MOVING_CAR, car, (2.6, 1.0)), (MOVING_TRUCK, truck, (4.4, 1.25)), (MOVING_BUS, bus, (5.9, 1.28)), (MOVING_MOTORCYCLIST, motorcyclist, (1.1, 0.4)),
+        (MOVING_BICYCLIST, cyclist, (1.0, 0.35)), (MOVING_OTHER, trailer, (3.2, 1.2)), (MOVING_TRUCK, van, (3.1, 1.1)),
     ]  # fmt: skip
     share = np.array([0.48, 0.07, 0.08, 0.13, 0.14, 0.03, 0.07])
     street, s0 = ego.street, ego.place(0.0)[0]
     found: list[tuple] = []
     for first, gap in ((1, 0.0), (1, 24.0), (-1, 0.0)):
-        label, make, radius = kinds[int(rng.choice(len(kinds) - 2, p=share[:-2] / share[:-2].sum()))]
-        ahead = first * (float(rng.uniform(15, 30)) + gap + radius)
-        start = (ego.start[0] + ahead, ego.start[1] - 0.35 * float(radius < 1.5), 0.0)
-        found.append((label, make, Course(street, start, ego.speed, 0.0, ego.sway, ego.rate, ego.phase), radius))
+        label, make, size = kinds[int(rng.choice(len(kinds) - 2, p=share[:-2] / share[:-2].sum()))]
+        ahead = first * (float(rng.uniform(11, 26)) + gap + size[0])
+        start = (ego.start[0] + ahead, ego.start[1] - 0.35 * float(size[0] < 1.5), 0.0)
+        found.append((label, make, Course(street, start, ego.speed, 0.0, ego.sway, ego.rate, ego.phase), np.array(size)))
     speed = float(rng.uniform(5, 10))
     s = s0 - 20.0
     must = [3, 4, int(rng.choice([1, 2, 6])), 0]
     while s < s0 + (ego.speed + speed) * duration + 70:
         pick = must.pop() if must and s > s0 + 5 else int(rng.choice(len(kinds), p=share))
-        label, make, radius = kinds[pick]
-        found.append((label, make, Course(street, (s, lane, 0.0), -speed), radius))
-        s += radius + float(rng.uniform(9, 30)) + 3.0
+        label, make, size = kinds[pick]
+        s += size[0] + float(rng.uniform(6, 26))
+        found.append((label, make, Course(street, (s, lane, 0.0), -speed), np.array(size)))
+        s += size[0]
     return found
 
 
 def _walkers(
-    rng: np.random.Generator, ego: Course, duration: float, walks: list[tuple[float, float, float]]
+    rng: np.random.Generator,
+    ego: Course,
+    duration: float,
+    walks: list[tuple[float, float, float]],
+    gaps: list[tuple[float, float]],
 ) -> list[tuple]:
-    """Candidates on the sidewalks, all within their stretch for the whole drive, and one who crosses the street."""
+    """Candidates on the sidewalks, all within their stretch for the whole drive, and some who cross at side streets."""
     found: list[tuple] = []
     for low, high, d in walks:
-        for _ in range(int(rng.integers(1, 4))):
+        for _ in range(int(rng.integers(0, 3))):
             pace = float(rng.uniform(0.9, 1.6) * rng.choice([-1, 1]))
             pace *= min(1.0, 0.7 * (high - low) / (abs(pace) * duration + 1e-6))
             room = (high - low) - abs(pace) * duration
@@ -130,14 +140,13 @@ def _walkers(
                     MOVING_PERSON,
                     lambda r: walker(r, stride=float(r.uniform(0.15, 0.35))),
                     Course(ego.street, (start, d, KERB_HEIGHT), pace),
-                    0.5,
+                    np.array([0.4, 0.4]),
                 )
             )
-    when = float(rng.uniform(0.4, 0.8)) * duration
-    s = ego.place(when)[0] + float(rng.uniform(12, 22))
-    found.append(
-        (MOVING_PERSON, lambda r: walker(r, stride=0.3), Course(ego.street, (s, -1.3 * when, 0.0), 0.02, 1.3), 0.6)
-    )
+    for low, _ in gaps:
+        when = float(rng.uniform(0.1, 0.9)) * duration
+        pace = float(rng.choice([-1.3, 1.3]))
+        found.append((MOVING_PERSON, lambda r: walker(r, stride=0.3), Course(ego.street, (low + 1.0, -pace * when, 0.0), 0.0, pace), np.array([0.6, 0.6])))
     return found
 
 

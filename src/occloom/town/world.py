@@ -57,7 +57,7 @@ def build_world(*, seed: int, duration: float) -> World:
     _roads(site, gaps, (blocks[0].start, blocks[-1].end), 0.5 * lane_width)
     _horizon(site, (blocks[0].start, blocks[-1].end))
     stand_about(site, spots, last)
-    movers = moving(site, ego, duration, 0.5 * lane_width, walks)
+    movers = moving(site, ego, duration, 0.5 * lane_width, walks, gaps)
     lamps = np.array(site.lamps, np.float32).reshape(-1, 3)
     return World(site.mesh(), movers, weather, ego, lamps, duration)
 
