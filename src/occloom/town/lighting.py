@@ -12,6 +12,8 @@ from occloom.town.textures import noise
 
 OFFSET = np.float32(4e-3)  # of secondary rays from the surface, metres
 SUN_SPREAD = 0.014  # half the sun's angle, a little more than the real one for soft edges, radians
+SKY_PALENESS = 0.4  # of the light in the shade: clouds and facades that the sun shines on make it less blue
+FAR_SHADE = 0.65  # share of the sky that houses and trees beyond the reach of the openness rays leave free
 LAMPS_SEEN = 10  # street lamps nearest to the camera that shine
 LAMP_REACH = 70.0  # of those, metres
 LAMP_COLOUR = np.array([1.0, 0.7, 0.38], np.float32)
@@ -55,13 +57,13 @@ def sky(weather: Weather, direction: Float32[np.ndarray, "N 3"]) -> Float32[np.n
     horizon, zenith = _rgb(weather.sky_horizon), _rgb(weather.sky_zenith)
     towards = np.clip(direction @ _rgb(weather.sun_direction), 0.0, 1.0)
     sun = _rgb(weather.sun_colour)
-    glow = (0.05 * towards**6 + 0.12 * towards**60)[:, None] * sun
+    glow = (0.04 * towards**6 + 0.1 * towards**60)[:, None] * sun
     clear = horizon + (zenith - horizon) * share + glow
     lift = 1.0 / (up + 0.12)
     x, y = direction[:, 0] * lift + weather.cloud_shift[0], direction[:, 1] * lift + weather.cloud_shift[1]
     body = noise(x.astype(np.float32), y.astype(np.float32), 1.6, (0.004 * lift * lift).astype(np.float32))
     cover = np.clip(4.0 * (body - 1 + weather.cloud_cover) + 0.2, 0, 1) * np.clip(9 * up, 0, 1)
-    bright = 0.62 * (horizon + zenith) + 0.1 * sun
+    bright = 0.62 * (horizon + zenith) + 0.06 * sun
     cloud = bright * (1.15 - 0.55 * np.clip(body - 0.5, 0, 1))[:, None] + 2 * glow
     disc = (np.clip((towards - 0.9995) / 0.0003, 0, 1) * (1 - 0.97 * cover))[:, None] * 20 * sun
     return clear + (cloud - clear) * (0.92 * cover)[:, None] + disc
@@ -70,7 +72,8 @@ def sky(weather: Weather, direction: Float32[np.ndarray, "N 3"]) -> Float32[np.n
 def ambient(weather: Weather, normal: Float32[np.ndarray, "N 3"]) -> Float32[np.ndarray, "N 3"]:
     """Radiance a white surface sends back under the open sky alone: sky from above, bounced light from below."""
     up = (0.5 + 0.5 * normal[:, 2])[:, None]
-    above = 0.55 * _rgb(weather.sky_zenith) + 0.45 * _rgb(weather.sky_horizon)
+    blue = 0.45 * _rgb(weather.sky_zenith) + 0.55 * _rgb(weather.sky_horizon)
+    above = (blue + (blue.mean() - blue) * np.float32(SKY_PALENESS)) * np.float32(FAR_SHADE)
     return _rgb(weather.ground) + (above - _rgb(weather.ground)) * up
 
 
@@ -82,7 +85,7 @@ def sunlight(
     sun, colour = _rgb(weather.sun_direction), _rgb(weather.sun_colour)
     leaf = hit.material == Material.LEAF
     facing = hit.normal @ sun
-    through = 0.25 + 0.55 * np.where(facing > 0, facing, -0.7 * facing)
+    through = 0.35 + 0.6 * np.where(facing > 0, facing, -0.7 * facing)
     strength = np.where(leaf, through, np.maximum(facing, 0)) / np.float32(np.pi)
     half = _unit(sun - hit.direction)
     cosine = np.clip(np.einsum("ij,ij->i", half, hit.normal), 0, 1)

@@ -84,7 +84,8 @@ def noise(
     levels = len(first) - 1
     level = np.clip(np.log2(np.maximum(footprint, 1e-6) / texel) + 0.5, 0, levels).astype(np.int32)
     size = np.right_shift(TILE, level)
-    x, y = (axis / texel * size / TILE - 0.5 for axis in (s, t))
+    turned = 0.8 * s - 0.6 * t, 0.6 * s + 0.8 * t  # so that repeats lie along no wall, joint or picture row
+    x, y = (axis / texel * size / TILE - 0.5 for axis in turned)
     i, j = np.floor(x), np.floor(y)
     fx, fy = (x - i).astype(np.float32), (y - j).astype(np.float32)
     mask = size - 1
@@ -179,7 +180,7 @@ def _matte(p: Surface) -> np.ndarray:
 
 
 def _asphalt(p: Surface) -> np.ndarray:
-    grain = _lumps(p, 0.11, 0.4)
+    grain = _lumps(p, 0.1, 0.3) * _lumps(p, 0.43, 0.14, shift=0.3)
     stains = _lumps(p, 9.0, 0.11, shift=3.1)
     cells = _cells(p, 5.3, 2.3, shift=0.37, joint=0.02, salt=1)
     mended = (cells.tint > 0.86) * np.clip(cells.edge / 0.1, 0, 1)
@@ -228,7 +229,7 @@ def _soil(p: Surface) -> np.ndarray:
 def _plaster(p: Surface) -> np.ndarray:
     streaks = np.clip(2.5 * noise(p.s, p.t / 7, 0.7, p.footprint) - 1.6, 0, 1) * noise(p.s, p.t, 5.0, p.footprint)
     damp = np.clip(1 - p.height / 1.2, 0, 1) * noise(p.s, p.t, 1.0, p.footprint)
-    return _grey(p, _lumps(p, 2.6, 0.16) * _lumps(p, 0.18, 0.15) * (1 - 0.4 * streaks) * (1 - 0.3 * damp))
+    return _grey(p, _lumps(p, 2.6, 0.16) * _lumps(p, 0.18, 0.15) * (1 - 0.28 * streaks) * (1 - 0.3 * damp))
 
 
 def _brick(p: Surface) -> np.ndarray:

@@ -41,8 +41,8 @@ def _make(
 def _clear(rng: np.random.Generator) -> Weather:
     sun = _sun(rng, 22, 62)
     warm = 1.0 - 0.5 * float(sun[2])
-    light = [2.5, 2.5 - 0.35 * warm, 2.4 - 0.9 * warm]
-    return _make(rng, sun, light, [0.20, 0.36, 0.72], [0.66, 0.76, 0.88], cloud=float(rng.uniform(0.1, 0.6)), haze=0.0015, darkness=0.0, exposure=0.95, noise=0.008)  # fmt: skip
+    light = [4.6, 4.6 - 0.65 * warm, 4.4 - 1.65 * warm]
+    return _make(rng, sun, light, [0.20, 0.36, 0.72], [0.66, 0.76, 0.88], cloud=float(rng.uniform(0.1, 0.6)), haze=0.0015, darkness=0.0, exposure=0.9, noise=0.008)  # fmt: skip
 
 
 def _overcast(rng: np.random.Generator) -> Weather:
