@@ -39,23 +39,23 @@ def _make(
 
 
 def _clear(rng: np.random.Generator) -> Weather:
-    sun = _sun(rng, 22, 62)
+    sun = _sun(rng, 22.0, 62.0)
     warm = 1.0 - 0.5 * float(sun[2])
     light = [4.6, 4.6 - 0.65 * warm, 4.4 - 1.65 * warm]
     return _make(rng, sun, light, [0.20, 0.36, 0.72], [0.66, 0.76, 0.88], cloud=float(rng.uniform(0.1, 0.6)), haze=0.0015, darkness=0.0, exposure=0.9, noise=0.008)  # fmt: skip
 
 
 def _overcast(rng: np.random.Generator) -> Weather:
-    return _make(rng, _sun(rng, 35, 70), [0.35, 0.34, 0.33], [0.75, 0.78, 0.84], [0.92, 0.93, 0.95], cloud=0.95, haze=0.003, darkness=0.0, exposure=1.05, noise=0.010)  # fmt: skip
+    return _make(rng, _sun(rng, 35.0, 70.0), [0.35, 0.34, 0.33], [0.75, 0.78, 0.84], [0.92, 0.93, 0.95], cloud=0.95, haze=0.003, darkness=0.0, exposure=1.05, noise=0.010)  # fmt: skip
 
 
 def _hazy(rng: np.random.Generator) -> Weather:
-    return _make(rng, _sun(rng, 15, 40), [0.9, 0.85, 0.72], [0.62, 0.66, 0.72], [0.86, 0.86, 0.85], cloud=0.5, haze=float(rng.uniform(0.008, 0.016)), darkness=0.0, exposure=0.95, noise=0.010)  # fmt: skip
+    return _make(rng, _sun(rng, 15.0, 40.0), [0.9, 0.85, 0.72], [0.62, 0.66, 0.72], [0.86, 0.86, 0.85], cloud=0.5, haze=float(rng.uniform(0.008, 0.016)), darkness=0.0, exposure=0.95, noise=0.010)  # fmt: skip
 
 
 def _dusk(rng: np.random.Generator) -> Weather:
-    return _make(rng, _sun(rng, 4, 11), [1.5, 0.75, 0.32], [0.14, 0.19, 0.38], [0.75, 0.46, 0.30], cloud=float(rng.uniform(0.2, 0.6)), haze=0.003, darkness=0.45, exposure=1.35, noise=0.014)  # fmt: skip
+    return _make(rng, _sun(rng, 4.0, 11.0), [1.5, 0.75, 0.32], [0.14, 0.19, 0.38], [0.75, 0.46, 0.30], cloud=float(rng.uniform(0.2, 0.6)), haze=0.003, darkness=0.45, exposure=1.35, noise=0.014)  # fmt: skip
 
 
 def _night(rng: np.random.Generator) -> Weather:
-    return _make(rng, _sun(rng, 30, 60), [0.03, 0.035, 0.05], [0.012, 0.016, 0.03], [0.035, 0.035, 0.05], cloud=0.3, haze=0.002, darkness=1.0, exposure=2.3, noise=0.022)  # fmt: skip
+    return _make(rng, _sun(rng, 30.0, 60.0), [0.03, 0.035, 0.05], [0.012, 0.016, 0.03], [0.035, 0.035, 0.05], cloud=0.3, haze=0.002, darkness=1.0, exposure=2.3, noise=0.022)  # fmt: skip
