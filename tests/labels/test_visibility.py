@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from occloom.grid import VoxelGrid
-from occloom.labels.visibility import occupied_rays, unseen
+from occloom.labels.visibility import never_seen, occupied_rays, unseen
 
 GRID = VoxelGrid(lower=(-2.0, 1.0, 0.5), voxel_size=(0.5, 0.25, 0.2), shape=(13, 9, 7))
 
@@ -73,3 +73,35 @@ def test_nothing_filled_and_no_sensor() -> None:
     rays = occupied_rays(filled, sensor, GRID)
     assert not unseen(rays, ~filled, sensor, GRID).any()
     assert unseen(rays, ~filled, sensor[:0], GRID).all()
+
+
+def test_sight_that_grows_misses_hardly_anything_and_invents_nothing() -> None:
+    grid = VoxelGrid(lower=(0.0, -6.4, -2.0), voxel_size=(0.2, 0.2, 0.2), shape=(96, 64, 32))
+    rng = np.random.default_rng(2)
+    filled = np.zeros(grid.shape, bool)
+    filled[:, :, 1] = rng.uniform(size=grid.shape[:2]) < 0.9
+    filled[:, 50] = rng.uniform(size=(96, 32)) < 0.8
+    for _ in range(40):
+        x, y, z = rng.integers((0, 0, 2), (88, 64, 20))
+        filled[x : x + 8, y : y + 6, z : z + 8] = True
+    filled[:40, 28:36, 6:14] = False
+    sensors = np.stack([np.linspace(0.1, 7.3, 13), np.full(13, 0.05), np.full(13, 0.03)], axis=1)
+    rays = occupied_rays(filled, sensors, grid)
+    hidden = unseen(rays, ~filled, sensors[:1], grid)
+    exact = unseen(rays, hidden, sensors[1:], grid)
+    fast = never_seen(rays, hidden, filled, sensors[1:], grid)
+    assert exact.sum() < 0.8 * hidden.sum()
+    assert not (exact & ~fast).any()
+    assert not (fast & ~hidden).any()
+    assert np.count_nonzero(fast & ~exact) < 0.01 * exact.sum()
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
+def test_few_places(count: int) -> None:
+    filled = np.random.default_rng(9).uniform(size=GRID.shape) < 0.1
+    sensors = np.array([[-4.1, 2.2, 1.3], [-3.3, 2.0, 1.2], [5.3, 1.8, 1.1]])[:count]
+    rays = occupied_rays(filled, np.array([[-4.1, 2.2, 1.3], [5.3, 2.0, 1.2]]), GRID)
+    exact, fast = unseen(rays, ~filled, sensors, GRID), never_seen(rays, ~filled, filled, sensors, GRID)
+    assert not (exact & ~fast).any()
+    if count < 3:
+        np.testing.assert_array_equal(exact, fast)

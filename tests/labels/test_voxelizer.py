@@ -15,6 +15,7 @@ from occloom.data.kitti_files import (
     read_voxel_bits,
     velodyne_poses,
 )
+from occloom.errors import InputError
 from occloom.grid import VoxelGrid
 from occloom.labels.voxelizer import Returns, label_frame, select_returns, voxelize
 
@@ -81,6 +82,13 @@ def test_select_returns_keeps_the_ring_and_joins_outliers_with_unlabelled() -> N
     none = select_returns(points[:0], raw[:0])
     assert none.xyz.shape == (3, 0)
     assert not voxelize([none], np.eye(4)[None], SMALL).any()
+
+
+@pytest.mark.usefixtures("without_embreex")
+def test_labels_of_a_frame_need_embreex_and_say_so() -> None:
+    point = select_returns(np.array([[1.0, 0.0, 0.0, 0.5]], np.float32), np.array([40], np.uint32), min_range=0.0)
+    with pytest.raises(InputError, match=r"embreex.*pip install"):
+        label_frame([point], np.eye(4)[None], SMALL)
 
 
 def test_no_filled_voxel_is_invalid_and_all_of_them_are_occluded() -> None:

@@ -1,8 +1,7 @@
 """Which voxels a sensor sees past the filled ones.
 
 A voxel is visible from a place if the straight line from there to the centre of the voxel crosses no filled voxel. The
-filled voxels become a mesh of their outer sides, in voxel units, and embree answers for every voxel not yet seen: from
-the centre towards the sensor, since what hides a voxel is mostly near it.
+filled voxels become a mesh of their outer sides, in voxel units, and embree answers for every voxel not yet seen.
 """
 
 import numpy as np
@@ -59,6 +58,57 @@ def unseen(
     result = np.zeros(candidates.size, bool)
     result[hidden] = True
     return result.reshape(candidates.shape)
+
+
+def never_seen(
+    rays: StaticRays,
+    hidden: Bool[np.ndarray, "X Y Z"],
+    filled: Bool[np.ndarray, "X Y Z"],
+    sensors: Float[np.ndarray, "S 3"],
+    grid: VoxelGrid,
+) -> Bool[np.ndarray, "X Y Z"]:
+    """Those of the hidden voxels that no place on a drive sees, several times faster than `unseen` and nearly equal.
+
+    Two places far apart are asked about every hidden voxel. What the others add lies around what is seen already, so
+    they are asked about neighbours of seen voxels only, again and again while sight grows. A voxel seen through a gap
+    alone, all its neighbours never seen, stays hidden: about one hidden voxel in 700 on drives of 70 scans.
+
+    Args:
+        rays: from `occupied_rays`, of the same grid.
+        hidden: the voxels asked about, none of them filled; all other empty voxels are seen already.
+        filled: which voxels block the view.
+        sensors: places in the ego frame of the grid, metres.
+        grid: the voxels.
+    """
+    order = _far_apart(len(sensors))
+    left = unseen(rays, hidden, sensors[order[:2]], grid)
+    border = (_widened(~filled & ~left) & left).reshape(-1)
+    left = left.reshape(-1)
+    steps = _neighbour_steps(grid)
+    for place in _in_voxels(sensors[order[2:]], grid):
+        candidates = np.flatnonzero(border)
+        while len(candidates):
+            centres = _centres(candidates, grid.shape)
+            new = candidates[~rays.blocked(centres, place - centres, np.ones(len(centres), np.float32))]
+            left[new] = border[new] = False
+            around = (new[:, None] + steps).reshape(-1).clip(0, len(left) - 1)
+            candidates = np.unique(around[left[around] & ~border[around]])
+            border[candidates] = True
+    return left.reshape(grid.shape)
+
+
+def _neighbour_steps(grid: VoxelGrid) -> Int64[np.ndarray, "26"]:
+    """Differences of flat index to the 26 neighbours; beyond the border of the grid they lead astray, without harm."""
+    offsets = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+    flat = (offsets[:, 0] * grid.shape[1] + offsets[:, 1]) * grid.shape[2] + offsets[:, 2]
+    return np.delete(flat, 13)
+
+
+def _widened(bits: Bool[np.ndarray, "X Y Z"]) -> Bool[np.ndarray, "X Y Z"]:
+    """The voxels that are set and all their neighbours."""
+    for axis in range(3):
+        bits = bits | _beside(bits, axis, -1) | _beside(bits, axis, 1)
+    return bits
 
 
 def _far_apart(count: int) -> Int64[np.ndarray, " S"]:

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Integer, UInt16
 
 from occloom.grid import VoxelGrid
-from occloom.labels.visibility import occupied_rays, unseen
+from occloom.labels.visibility import never_seen, occupied_rays, unseen
 
 OUTLIER = 1  # raw id that counts as unlabelled
 
@@ -111,7 +111,7 @@ def label_frame(
     sensors = ego_from_sensors[:, :3, 3]
     rays = occupied_rays(filled, sensors, grid)
     hidden = unseen(rays, ~filled, sensors[:1], grid)
-    return FrameLabels(label, scan, hidden | filled, unseen(rays, hidden, sensors[1:], grid))
+    return FrameLabels(label, scan, hidden | filled, never_seen(rays, hidden, filled, sensors[1:], grid))
 
 
 def _votes(

@@ -2,9 +2,11 @@
 
 import json
 import multiprocessing
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -107,7 +109,8 @@ def _make_in_processes(
     """Writes sequences side by side; fresh processes, so that nothing of this one leaks into the bytes."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(names)), mp_context=context) as pool:
-        pending = {pool.submit(_make_sequence, root, name, settings, _nothing) for name in names}
+        with _one_thread_each():
+            pending = {pool.submit(_make_sequence, root, name, settings, _nothing) for name in names}
         while pending:
             done, pending = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_EXCEPTION)
             failed = [future for future in done if future.exception() is not None]
@@ -115,6 +118,20 @@ def _make_in_processes(
                 pool.shutdown(cancel_futures=True)
                 failed[0].result()
             report()
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Processes started within compute on one thread each: they share the cores already."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
 
 
 def _nothing() -> None:
