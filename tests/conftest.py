@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,13 @@ def tiny_town(tmp_path_factory: pytest.TempPathFactory) -> Path:
             )
             partial.rename(town)
     return town
+
+
+@pytest.fixture
+def without_embreex(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine for which embreex has no wheel: it is neither found nor imported."""
+    for module in ("embreex", "embreex.mesh_construction", "embreex.rtcore_scene"):
+        monkeypatch.setitem(sys.modules, module, None)
 
 
 @pytest.hookimpl(tryfirst=True)

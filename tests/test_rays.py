@@ -1,4 +1,5 @@
-import builtins
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -66,14 +67,14 @@ def test_no_triangles_and_no_rays() -> None:
     assert StaticRays(vertices, faces).nearest(none, none).face.shape == (0,)
 
 
-def test_a_missing_embreex_is_named_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def refuse(name: str, *args: object) -> object:
-        if name.startswith("embreex"):
-            raise ImportError("No module named 'embreex'")
-        return real(name, *args)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
+@pytest.mark.usefixtures("without_embreex")
+def test_a_missing_embreex_is_named_with_a_remedy() -> None:
     with pytest.raises(InputError, match=r"embreex.*Arm.*pip install"):
         StaticRays(*random_triangles(1))
+
+
+@pytest.mark.multiprocess
+def test_all_that_casts_rays_can_be_imported_without_embreex() -> None:
+    modules = "occloom.rays, occloom.labels.voxelizer, occloom.town.write, occloom.viewer.images"
+    code = f"import sys; sys.modules['embreex'] = None; import {modules}"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

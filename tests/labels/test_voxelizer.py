@@ -86,7 +86,7 @@ def test_select_returns_keeps_the_ring_and_joins_outliers_with_unlabelled() -> N
 
 @pytest.mark.usefixtures("without_embreex")
 def test_labels_of_a_frame_need_embreex_and_say_so() -> None:
-    point = select_returns(np.array([[1.0, 0.0, 0.0, 0.5]], np.float32), np.array([40], np.uint32), min_range=0.0)
+    point = select_returns(np.array([[1.0, -1.5, 0.0, 0.5]], np.float32), np.array([40], np.uint32), min_range=0.0)
     with pytest.raises(InputError, match=r"embreex.*pip install"):
         label_frame([point], np.eye(4)[None], SMALL)
 

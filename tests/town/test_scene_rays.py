@@ -1,5 +1,7 @@
 import numpy as np
+import pytest
 
+from occloom.errors import InputError
 from occloom.town.mesh import World
 from occloom.town.scene_rays import WorldRays
 
@@ -29,3 +31,9 @@ def test_the_nearer_of_static_and_moving_wins(plain_world: World) -> None:
     np.testing.assert_allclose(hits.distance, [3.5, 5.0], atol=1e-4)
     np.testing.assert_array_equal(rays.faces.label[hits.face], [252, 40])
     np.testing.assert_allclose(hits.normal[:, 2], 1.0, atol=1e-5)
+
+
+@pytest.mark.usefixtures("without_embreex")
+def test_the_town_needs_embreex_and_says_so(plain_world: World) -> None:
+    with pytest.raises(InputError, match=r"embreex.*pip install"):
+        WorldRays(plain_world)

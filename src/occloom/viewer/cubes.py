@@ -10,8 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int, Integer, UInt8
 
 from occloom.grid import LabelSpace, Triple, VoxelGrid
-from occloom.rays import StaticRays
-from occloom.viewer.faces import Quads, exposed_faces, face_quads
+from occloom.viewer.solids import Solid, SolidRays, rays_against
 from occloom.viewer.viewpoint import EgoMarker, Size, Viewpoint, camera_lines, chase_view, draw_lines
 
 _SUN = np.array([-0.50, 0.42, 0.76], np.float32) / np.float32(np.linalg.norm([-0.50, 0.42, 0.76]))
@@ -47,9 +46,6 @@ def voxel_picture(
         size: Height and width, in pixels.
         viewpoint: Where from; behind and above the grid if None.
         ego: Draw the car, and the view of its camera.
-
-    Raises:
-        InputError: If embreex cannot be imported.
     """
     viewpoint = viewpoint or chase_view(grid)
     occupied = labels != label_space.empty
@@ -76,9 +72,8 @@ def display_colours(label_space: LabelSpace) -> UInt8[np.ndarray, "K 3"]:
 class _Scene:
     """What rays can hit, and how it looks."""
 
-    rays: StaticRays
-    normals: Float32[np.ndarray, "F 3"]
-    num_voxel_faces: int
+    rays: SolidRays
+    """Against the voxels, which are solid 0, and the parts of the car."""
     labels: Integer[np.ndarray, "X Y Z"]
     fullness: Float32[np.ndarray, "X+2 Y+2 Z+2"]
     grid: VoxelGrid
@@ -93,15 +88,10 @@ class _Scene:
         colours: UInt8[np.ndarray, "K 3"],
         ego: EgoMarker | None,
     ) -> "_Scene":
-        """Mesh the voxels and the car."""
-        voxels = face_quads(exposed_faces(occupied), grid)
-        parts = [voxels] + ([] if ego is None else [_box(lower, upper, ego.road_height) for lower, upper in _EGO_BOXES])
-        starts = np.cumsum([0] + [len(part.vertices) for part in parts[:-1]])
-        faces = [part.faces + np.int32(start) for part, start in zip(parts, starts, strict=True)]
+        """Voxels and car."""
+        car = [] if ego is None else [_box(lower, upper, ego.road_height) for lower, upper in _EGO_BOXES]
         return _Scene(
-            rays=StaticRays(np.concatenate([part.vertices for part in parts]), np.concatenate(faces)),
-            normals=np.concatenate([part.normals for part in parts]).astype(np.float32),
-            num_voxel_faces=len(voxels.faces),
+            rays=rays_against([Solid(occupied, grid), *car]),
             labels=labels,
             fullness=_fullness(occupied),
             grid=grid,
@@ -109,11 +99,11 @@ class _Scene:
         )
 
 
-def _box(lower: Triple, upper: Triple, road_height: float) -> Quads:
+def _box(lower: Triple, upper: Triple, road_height: float) -> Solid:
     """A box as a grid of one voxel."""
     x, y, z = (high - low for low, high in zip(lower, upper, strict=True))
     grid = VoxelGrid(lower=(lower[0], lower[1], lower[2] + road_height), voxel_size=(x, y, z), shape=(1, 1, 1))
-    return face_quads(np.ones((6, 1, 1, 1), bool), grid)
+    return Solid(np.ones(grid.shape, bool), grid)
 
 
 def _fullness(occupied: Bool[np.ndarray, "X Y Z"]) -> Float32[np.ndarray, "X+2 Y+2 Z+2"]:
@@ -156,7 +146,7 @@ def _shade(
     hit = np.flatnonzero(hits.face >= 0)
     face = hits.face[hit]
     points = origin + directions[hit] * hits.distance[hit, None]
-    normals = scene.normals[face]
+    normals = scene.rays.normals[face]
     albedo, openness = _surface(scene, face, points, normals, hits.distance[hit])
     colour[hit] = albedo * _light(scene, points, normals, openness)
 
@@ -194,7 +184,7 @@ def _surface(
     to_edge = np.abs(inside - np.round(inside)) + np.abs(normals)
     near = np.clip(1.6 - distance * np.float32(0.008 / max(grid.voxel_size)), 0.0, 1.0)
     albedo *= (1 - np.float32(0.35) * near * (to_edge.min(axis=1) < np.float32(0.06)))[:, None]
-    ego = face >= scene.num_voxel_faces
+    ego = scene.rays.solid[face] > 0
     albedo[ego], openness[ego] = _EGO_ALBEDO, 1.0
     return albedo, openness
 
@@ -209,9 +199,8 @@ def _light(
     facing = normals @ _SUN
     lit = np.flatnonzero(facing > 0)
     starts = points[lit] + _SURFACE_OFFSET * normals[lit]
-    endless = np.full(len(lit), np.inf, np.float32)
     sun = np.zeros(len(points), np.float32)
-    sun[lit] = facing[lit] * ~scene.rays.blocked(starts, np.broadcast_to(_SUN, starts.shape), endless)
+    sun[lit] = facing[lit] * ~scene.rays.blocked(starts, np.broadcast_to(_SUN, starts.shape))
     sky = openness * (np.float32(0.8) + np.float32(0.2) * normals[:, 2])
     return sun[:, None] * _SUN_LIGHT + sky[:, None] * _SKY_LIGHT
 

@@ -72,7 +72,6 @@ def comparison_picture(
 
     Raises:
         ValueError: If there is neither a prediction nor a truth, or errors are asked for without both.
-        InputError: If embreex cannot be imported.
     """
 
     def panel(caption: str, labels: Integer[np.ndarray, "X Y Z"], space: LabelSpace) -> _Panel:
