@@ -11,8 +11,8 @@ from occloom.engine.config import OneCycle, Recipe, TrainConfig
 from occloom.errors import InputError
 from occloom.models.baseline import BaselineConfig
 
-TOWN_TRAIN = tuple(f"{sequence:02d}" for sequence in range(60))
-TOWN_VAL = tuple(f"{sequence:02d}" for sequence in range(60, 64))
+TOWN_TRAIN = tuple(f"{sequence:02d}" for sequence in range(48))
+TOWN_VAL = tuple(f"{sequence:02d}" for sequence in range(48, 52))
 """Sequences 90 to 99 stay unseen, for `occloom demo`."""
 
 
@@ -82,7 +82,7 @@ def resolve(name: str) -> Recipe:
         sys.path.append(here)  # a console script does not see modules of the working folder by itself
     try:
         function = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"cannot import recipe {name!r} ({error})", rule="package.module:function") from error
     recipe = function()
     if not isinstance(recipe, Recipe):
