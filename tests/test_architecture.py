@@ -33,6 +33,7 @@ PUBLIC_NAMES = [
     "VoxelGrid",
     "collate",
     "load_model",
+    "scene_from_image",
 ]
 
 BASE = {"errors", "grid", "scene", "interfaces"}

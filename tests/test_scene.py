@@ -1,11 +1,12 @@
 from dataclasses import fields, replace
 
 import jaxtyping
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from occloom.scene import Cameras, Points, Sample, Scene, Target, TensorRecord, collate
+from occloom.scene import Cameras, Points, Sample, Scene, Target, TensorRecord, collate, scene_from_image
 
 
 def make_scene(
@@ -217,3 +218,19 @@ def test_a_module_that_takes_a_scene_exports():
     exported = torch.export.export(module, (scene,)).module()
     other = make_scene(batch=2, seed=9, dtype=torch.float32)
     torch.testing.assert_close(exported(other), module(other))
+
+
+def test_a_picture_becomes_a_scene_of_one():
+    rng = np.random.default_rng(3)
+    image = rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    intrinsics, pose, depth = rng.normal(size=(3, 3)), rng.normal(size=(4, 4)), rng.random((5, 7))
+    scene = scene_from_image(image, intrinsics=intrinsics, camera_from_ego=pose, depth=depth)
+    assert scene.images is not None
+    assert scene.depth is not None
+    assert torch.equal((scene.images[0, 0, 0] * 255).round().to(torch.uint8), torch.from_numpy(image).permute(2, 0, 1))
+    assert torch.allclose(scene.depth[0, 0, 0].double(), torch.from_numpy(depth))
+    assert torch.allclose(scene.cameras.intrinsics[0, 0, 0].double(), torch.from_numpy(intrinsics))
+    assert torch.allclose(scene.cameras.camera_from_ego[0, 0, 0].double(), torch.from_numpy(pose))
+    assert scene.frame_valid.all()
+    assert scene.camera_valid.all()
+    assert scene_from_image(image, intrinsics=intrinsics, camera_from_ego=pose).depth is None

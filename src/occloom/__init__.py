@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from occloom.grid import LabelSpace, VoxelGrid
     from occloom.inference import load_model
     from occloom.interfaces import Needs, OccupancyModel
-    from occloom.scene import Cameras, Points, Sample, Scene, Target, collate
+    from occloom.scene import Cameras, Points, Sample, Scene, Target, collate, scene_from_image
 
 __all__ = [
     "Cameras",
@@ -27,6 +27,7 @@ __all__ = [
     "VoxelGrid",
     "collate",
     "load_model",
+    "scene_from_image",
 ]
 
 _HOMES = {
@@ -34,7 +35,7 @@ _HOMES = {
     "occloom.grid": ("LabelSpace", "VoxelGrid"),
     "occloom.inference": ("load_model",),
     "occloom.interfaces": ("Needs", "OccupancyModel"),
-    "occloom.scene": ("Cameras", "Points", "Sample", "Scene", "Target", "collate"),
+    "occloom.scene": ("Cameras", "Points", "Sample", "Scene", "Target", "collate", "scene_from_image"),
 }
 
 

@@ -11,8 +11,8 @@ from occloom.engine.config import OneCycle, Recipe, TrainConfig
 from occloom.errors import InputError
 from occloom.models.baseline import BaselineConfig
 
-TOWN_TRAIN = tuple(f"{sequence:02d}" for sequence in range(48))
-TOWN_VAL = tuple(f"{sequence:02d}" for sequence in range(48, 52))
+TOWN_TRAIN = tuple(f"{sequence:02d}" for sequence in range(40))
+TOWN_VAL = tuple(f"{sequence:02d}" for sequence in range(40, 44))
 """Sequences 90 to 99 stay unseen, for `occloom demo`."""
 
 
@@ -25,12 +25,15 @@ def baseline_town() -> Recipe:
             root=Path("town"), image_size=(96, 320), depth=Path("stereo-sgbm"), train=TOWN_TRAIN, val=TOWN_VAL
         ),
         train=TrainConfig(
-            steps=2000,
+            steps=1600,
             batch_size=2,
-            learning_rate=1e-3,
+            learning_rate=1.5e-3,
             weight_decay=0.01,
             schedule=OneCycle(warmup=0.05),
-            ema_decay=0.99,
+            clip_norm=10.0,
+            ema_decay=0.995,
+            validate_every=400,
+            save_every=100,
         ),
     )
 

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TypeVar, cast
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 Record = TypeVar("Record", bound="TensorRecord")
@@ -154,6 +155,37 @@ class Sample(TensorRecord):
             raise ValueError(f"Expected {batch} tokens, one a sample, got {len(self.tokens)}.")
         if self.target is not None:
             _expect("target.labels", self.target.labels, (batch,))
+
+
+def scene_from_image(
+    image: UInt8[np.ndarray, "H W 3"],
+    *,
+    intrinsics: Float[np.ndarray, "3 3"],
+    camera_from_ego: Float[np.ndarray, "4 4"],
+    depth: Float[np.ndarray, "H W"] | None = None,
+) -> Scene:
+    """The scene of one picture of one camera: a batch of one, now, nothing before.
+
+    Args:
+        image: RGB, 0 to 255.
+        intrinsics: Pixels from camera metres; pixel (0, 0) is the centre of the first pixel.
+        camera_from_ego: From the ego frame (x forward, y left, z up; on KITTI the velodyne) to the camera.
+        depth: An estimate of z-depth in metres, 0 where unknown, for models that need one.
+    """
+    cameras = Cameras(
+        intrinsics=torch.from_numpy(intrinsics).float()[None, None, None],
+        camera_from_ego=torch.from_numpy(camera_from_ego).float()[None, None, None],
+        time=torch.zeros(1, 1, 1),
+    )
+    return Scene(
+        cameras=cameras,
+        now_from_then=torch.eye(4)[None, None],
+        time=torch.zeros(1, 1),
+        frame_valid=torch.ones(1, 1, dtype=torch.bool),
+        camera_valid=torch.ones(1, 1, 1, dtype=torch.bool),
+        images=torch.from_numpy(image.astype(np.float32) / 255).permute(2, 0, 1)[None, None, None],
+        depth=None if depth is None else torch.from_numpy(depth).float()[None, None, None],
+    )
 
 
 def collate(samples: Sequence[Sample]) -> Sample:

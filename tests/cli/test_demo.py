@@ -1,0 +1,33 @@
+import re
+
+import pytest
+from PIL import Image
+
+from occloom.cli import demo
+from occloom.cli.main import run
+
+
+@pytest.mark.slow
+def test_the_demo_scores_four_predictors_and_draws(tmp_path, capsys):
+    assert run(["demo", str(tmp_path / "demo"), "--sequences", "2", "--frames", "1", "--pictures", "1"]) == 0
+    printed = capsys.readouterr().out
+    text = (tmp_path / "demo/scores.txt").read_text()
+    rows = re.findall(r"│ (\S.*?) +│ +([\d.]+) │ +([\d.]+) │ +([\d.]+) │ +([\d.]+) │", text)
+    scores = {name: float(iou) for name, iou, *_ in rows}
+    assert len(scores) == 4
+    assert scores[demo.MODEL] > max(iou for name, iou in scores.items() if name != demo.MODEL)
+    assert "evaluate_completion.py" in text
+    (picture,) = (tmp_path / "demo/pictures").iterdir()
+    assert Image.open(picture).width > 600
+    assert picture.name in printed
+
+
+def test_a_machine_that_cannot_cast_rays_uses_the_shipped_frames(without_embreex, tmp_path, capsys):
+    assert run(["demo", str(tmp_path / "demo"), "--pictures", "1", "--workers", "1"]) == 0
+    assert "shipped frames" in capsys.readouterr().out
+    assert (tmp_path / "demo/scores.txt").read_text().count(demo.MODEL) == 2
+
+
+def test_more_drives_than_were_kept_unseen_are_refused(tmp_path, capsys):
+    assert run(["demo", str(tmp_path / "demo"), "--sequences", "11"]) == 2
+    assert "1 to 10" in capsys.readouterr().err
