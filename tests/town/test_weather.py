@@ -1,32 +1,22 @@
-"""Laws of the weathers drawn by chance."""
-
-import dataclasses
+"""Weathers are possible ones, and of many kinds."""
 
 import numpy as np
 
 from occloom.town.weather import draw_weather
 
 
-def test_weathers_are_physical_and_of_many_kinds() -> None:
-    drawn = [draw_weather(np.random.default_rng(seed)) for seed in range(200)]
-    for weather in drawn:
-        np.testing.assert_allclose(np.linalg.norm(weather.sun_direction), 1.0, atol=1e-9)
-        assert weather.sun_direction[2] > 0
-        for colour in (weather.sun_colour, weather.sky_zenith, weather.sky_horizon, weather.ground):
+def test_weathers_are_possible_and_of_many_kinds() -> None:
+    weathers = [draw_weather(np.random.default_rng(seed)) for seed in range(80)]
+    for one in weathers:
+        np.testing.assert_allclose(np.linalg.norm(one.sun_direction), 1.0)
+        assert one.sun_direction[2] > 0
+        for colour in (one.sun_colour, one.sky_zenith, one.sky_horizon, one.ground, one.white_balance):
             assert (colour > 0).all()
-        assert 0 <= weather.cloud_cover <= 1
-        assert 0 <= weather.darkness <= 1
-        assert weather.exposure > 0
-        assert weather.haze > 0
-    darkness = np.array([weather.darkness for weather in drawn])
-    assert 0.6 < (darkness == 0).mean() < 0.9
-    assert (darkness == 1).any()
-    azimuth = np.array([np.arctan2(weather.sun_direction[1], weather.sun_direction[0]) for weather in drawn])
-    assert (np.histogram(azimuth, bins=4, range=(-np.pi, np.pi))[0] > 30).all()
-
-
-def test_a_weather_is_a_function_of_its_generator() -> None:
-    one, same, other = (draw_weather(np.random.default_rng(seed)) for seed in (3, 3, 4))
-    for field in dataclasses.fields(one):
-        np.testing.assert_array_equal(getattr(one, field.name), getattr(same, field.name))
-    assert (one.sun_direction != other.sun_direction).any()
+        assert 0 <= one.cloud_cover <= 1
+    darkness = np.array([one.darkness for one in weathers])
+    assert {0.0, 1.0} < set(darkness.tolist())
+    assert (darkness == 0).mean() > 0.5
+    assert max(one.haze for one in weathers) > 5 * min(one.haze for one in weathers)
+    night, day = darkness == 1.0, darkness == 0.0
+    light = np.array([(one.sun_colour + one.sky_zenith).sum() for one in weathers])
+    assert light[night].max() < 0.2 * light[day].min()

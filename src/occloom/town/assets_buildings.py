@@ -57,7 +57,11 @@ def building(rng: np.random.Generator, plan: BuildingPlan) -> Mesh:
     brick = rng.uniform() < 0.3
     colour = rng.choice(_BRICKS) if brick else rng.choice(_PLASTERS)
     finish = _Finish(
-        Material.BRICK if brick else Material.CONCRETE if plan.roof == "flat" and rng.uniform() < 0.4 else Material.PLASTER,
+        Material.BRICK
+        if brick
+        else Material.CONCRETE
+        if plan.roof == "flat" and rng.uniform() < 0.4
+        else Material.PLASTER,
         colour * rng.uniform(0.85, 1.1),
         np.clip(colour * rng.choice([0.6, 1.25]), 0, 0.75),
         rng.choice([[0.65, 0.65, 0.62], [0.65, 0.65, 0.62], [0.2, 0.12, 0.07], [0.05, 0.06, 0.07]]),
@@ -76,7 +80,9 @@ def building(rng: np.random.Generator, plan: BuildingPlan) -> Mesh:
         wall = _wall(rng, plan, finish, length, opening if pierced else (1.0, 1e9), shop)
         parts.append(wall.placed(_onto(start, along)))
     parts.append(_door(rng, finish, plan).placed(_onto((0.0, 0.0), (1.0, 0.0))))
-    parts.append(_flat_roof(rng, plan, finish, height) if plan.roof == "flat" else _pitched_roof(rng, plan, finish, height))
+    parts.append(
+        _flat_roof(rng, plan, finish, height) if plan.roof == "flat" else _pitched_roof(rng, plan, finish, height)
+    )
     ledge = 0.08
     parts.append(boxes(
         np.array([[-ledge, -ledge, -_UNDER], [-ledge, -ledge, height - 0.22]]),
@@ -90,8 +96,9 @@ def building(rng: np.random.Generator, plan: BuildingPlan) -> Mesh:
 
 def hall(rng: np.random.Generator, *, width: float, depth: float, height: float) -> Mesh:
     """A shop or works hall: ribbed metal walls, a band of colour, a glazed entrance and a flat roof."""
-    tone, band = rng.choice([[0.5, 0.5, 0.48], [0.4, 0.43, 0.46], [0.55, 0.5, 0.4]]), rng.choice(
-        [[0.5, 0.03, 0.03], [0.03, 0.12, 0.4], [0.5, 0.38, 0.02], [0.05, 0.3, 0.1]]
+    tone, band = (
+        rng.choice([[0.5, 0.5, 0.48], [0.4, 0.43, 0.46], [0.55, 0.5, 0.4]]),
+        rng.choice([[0.5, 0.03, 0.03], [0.03, 0.12, 0.4], [0.5, 0.38, 0.02], [0.05, 0.3, 0.1]]),
     )
     w = 0.5 * width
     parts = [
@@ -101,10 +108,16 @@ def hall(rng: np.random.Generator, *, width: float, depth: float, height: float)
         box((-0.5 * w, -1.6, 3.1), (0.3 * w, 0.0, 3.35), Material.METAL, band),
     ]
     ribs = np.arange(-w, w, 1.2)
-    low, high = np.stack([ribs, 0 * ribs - 0.06, 0 * ribs], -1), np.stack([ribs + 0.1, 0 * ribs, 0 * ribs + height - 1.4], -1)
+    low, high = (
+        np.stack([ribs, 0 * ribs - 0.06, 0 * ribs], -1),
+        np.stack([ribs + 0.1, 0 * ribs, 0 * ribs + height - 1.4], -1),
+    )
     parts.append(boxes(low, high, Material.METAL, 0.8 * tone))
     panes = np.arange(-0.7 * w, 0.6 * w, 1.5)
-    low, high = np.stack([panes, 0 * panes - 0.08, 0 * panes + 0.2], -1), np.stack([panes + 1.4, 0 * panes, 0 * panes + 2.9], -1)
+    low, high = (
+        np.stack([panes, 0 * panes - 0.08, 0 * panes + 0.2], -1),
+        np.stack([panes + 1.4, 0 * panes, 0 * panes + 2.9], -1),
+    )
     parts.append(boxes(low, high, Material.GLASS if rng.uniform() < 0.4 else Material.LIT_GLASS, (0.05, 0.06, 0.07)))
     return concatenate(parts).named(BUILDING, 0)
 
@@ -118,7 +131,12 @@ def _onto(start: tuple[float, float], along: tuple[float, float]) -> np.ndarray:
 
 
 def _wall(
-    rng: np.random.Generator, plan: BuildingPlan, finish: _Finish, length: float, opening: tuple[float, float], shop: bool
+    rng: np.random.Generator,
+    plan: BuildingPlan,
+    finish: _Finish,
+    length: float,
+    opening: tuple[float, float],
+    shop: bool,
 ) -> Mesh:
     """One wall in its own frame (x along, z up, outside towards -y): solid parts, reveals, panes, frames and sills."""
     pane, pitch = opening
@@ -155,17 +173,29 @@ def _windows(rng: np.random.Generator, gaps: np.ndarray, finish: _Finish) -> lis
     ])  # fmt: skip
     lit = rng.uniform(size=len(a)) < 0.35
     tint = np.array([0.045, 0.05, 0.055]) * rng.uniform(0.5, 1.6, (len(a), 1))
-    panes = [quads(_face(gaps[keep], deep), kind, tint[keep]) for keep, kind in ((lit, Material.LIT_GLASS), (~lit, Material.GLASS))]
+    panes = [
+        quads(_face(gaps[keep], deep), kind, tint[keep])
+        for keep, kind in ((lit, Material.LIT_GLASS), (~lit, Material.GLASS))
+    ]
     bar, mid, cross = 0.06, 0.5 * (a + b), low + 0.68 * (high - low)
     strips = np.concatenate([
         at([a, a + bar, low, high], -1), at([b - bar, b, low, high], -1), at([mid - 0.03, mid + 0.03, low, high], -1),
         at([a, b, low, low + bar], -1), at([a, b, high - bar, high], -1), at([a, b, cross - 0.02, cross + 0.02], -1),
     ])  # fmt: skip
-    sills = boxes(at([a - 0.06, 0 * a - 0.1, low - 0.09], -1), at([b + 0.06, 0 * a + 0.02, low], -1), Material.STONE, finish.trim)
-    parts = [quads(reveals, Material.PLASTER, finish.trim), *panes, quads(_face(strips, deep - 0.035), Material.WOOD, finish.frame), sills]
+    sills = boxes(
+        at([a - 0.06, 0 * a - 0.1, low - 0.09], -1), at([b + 0.06, 0 * a + 0.02, low], -1), Material.STONE, finish.trim
+    )
+    parts = [
+        quads(reveals, Material.PLASTER, finish.trim),
+        *panes,
+        quads(_face(strips, deep - 0.035), Material.WOOD, finish.frame),
+        sills,
+    ]
     blind = rng.uniform(size=len(a)) < 0.2
     drop = high[blind] - rng.uniform(0.2, 0.9, int(blind.sum())) * (high - low)[blind]
-    parts.append(quads(_face(at([a[blind], b[blind], drop, high[blind]], -1), deep - 0.05), Material.WOOD, 0.8 * finish.frame))
+    parts.append(
+        quads(_face(at([a[blind], b[blind], drop, high[blind]], -1), deep - 0.05), Material.WOOD, 0.8 * finish.frame)
+    )
     return parts
 
 
@@ -180,8 +210,18 @@ def _balcony(gap: np.ndarray, finish: _Finish) -> Mesh:
     a, b, low, _ = gap
     x0, x1, floor = a - 0.5, b + 0.5, low - 0.9
     bars = np.arange(x0, x1 - 0.02, 0.16)
-    posts = boxes(np.stack([bars, 0 * bars - 1.2, 0 * bars + floor], -1), np.stack([bars + 0.03, 0 * bars - 1.17, 0 * bars + floor + 0.95], -1), Material.METAL, (0.1, 0.1, 0.1))
-    sheet = boxes(np.array([[x0, -1.2, floor], [x1 - 0.04, -1.2, floor]]), np.array([[x0 + 0.04, 0, floor + 0.95], [x1, 0, floor + 0.95]]), Material.PLASTER, finish.trim)
+    posts = boxes(
+        np.stack([bars, 0 * bars - 1.2, 0 * bars + floor], -1),
+        np.stack([bars + 0.03, 0 * bars - 1.17, 0 * bars + floor + 0.95], -1),
+        Material.METAL,
+        (0.1, 0.1, 0.1),
+    )
+    sheet = boxes(
+        np.array([[x0, -1.2, floor], [x1 - 0.04, -1.2, floor]]),
+        np.array([[x0 + 0.04, 0, floor + 0.95], [x1, 0, floor + 0.95]]),
+        Material.PLASTER,
+        finish.trim,
+    )
     slab = box((x0, -1.22, floor - 0.16), (x1, 0.0, floor), Material.CONCRETE, (0.4, 0.4, 0.38))
     rail = box((x0, -1.23, floor + 0.95), (x1, -1.15, floor + 1.0), Material.METAL, (0.15, 0.15, 0.15))
     return concatenate([slab, posts, sheet, rail])
@@ -208,35 +248,74 @@ def _pitched_roof(rng: np.random.Generator, plan: BuildingPlan, finish: _Finish,
     e = height - drop + 0.02
     corners = np.array([[-over, -over, e], [w + over, -over, e], [w + over, depth + over, e], [-over, depth + over, e]])
     ridge = np.array([[inset, 0.5 * depth, top], [w - inset, 0.5 * depth, top]])
-    slopes = np.stack([np.stack([corners[0], corners[1], ridge[1], ridge[0]]), np.stack([corners[2], corners[3], ridge[0], ridge[1]])])
+    slopes = np.stack(
+        [np.stack([corners[0], corners[1], ridge[1], ridge[0]]), np.stack([corners[2], corners[3], ridge[0], ridge[1]])]
+    )
     under = slopes[:, ::-1] - [0, 0, 0.12]
     parts = [quads(slopes, Material.TILES, finish.roof), quads(under, Material.WOOD, 0.5 * finish.trim)]
     if plan.roof == "hip":
         ends = np.stack([np.stack([corners[1], corners[2], ridge[1]]), np.stack([corners[3], corners[0], ridge[0]])])
         parts.append(triangles(ends, Material.TILES, finish.roof))
     else:
-        gables = np.array([[[w, 0, height], [w, depth, height], [w, 0.5 * depth, top - 0.02]], [[0, depth, height], [0, 0, height], [0, 0.5 * depth, top - 0.02]]])
+        gables = np.array(
+            [
+                [[w, 0, height], [w, depth, height], [w, 0.5 * depth, top - 0.02]],
+                [[0, depth, height], [0, 0, height], [0, 0.5 * depth, top - 0.02]],
+            ]
+        )
         parts.append(triangles(gables, finish.wall, finish.colour))
     parts.append(box((-over, -over - 0.12, e - 0.12), (w + over, -over, e), Material.METAL, (0.25, 0.25, 0.25)))
     x = float(rng.uniform(0.2, 0.8)) * w
-    parts.append(box((x - 0.35, 0.5 * depth + 0.3, height), (x + 0.35, 0.5 * depth + 1.0, top + 0.9), Material.BRICK, (0.3, 0.13, 0.09)))
+    parts.append(
+        box(
+            (x - 0.35, 0.5 * depth + 0.3, height),
+            (x + 0.35, 0.5 * depth + 1.0, top + 0.9),
+            Material.BRICK,
+            (0.3, 0.13, 0.09),
+        )
+    )
     if rng.uniform() < 0.55:
         steep = (top - height) / (0.5 * depth)
         for x in np.arange(1.6, w - 1.5, float(rng.uniform(2.4, 3.6))):
             y = 0.22 * depth
             z = height + y * steep
             parts.append(box((x - 0.6, y, z - 0.3), (x + 0.6, y + 1.5 / steep, z + 1.2), Material.TILES, finish.roof))
-            parts.append(box((x - 0.42, y - 0.03, z + 0.15), (x + 0.42, y, z + 1.05), Material.GLASS, (0.05, 0.055, 0.06)))
+            parts.append(
+                box((x - 0.42, y - 0.03, z + 0.15), (x + 0.42, y, z + 1.05), Material.GLASS, (0.05, 0.055, 0.06))
+            )
             parts.append(box((x - 0.03, y - 0.05, z + 0.15), (x + 0.03, y, z + 1.05), Material.WOOD, finish.frame))
     return concatenate(parts)
 
 
 def _flat_roof(rng: np.random.Generator, plan: BuildingPlan, finish: _Finish, height: float) -> Mesh:
     w, depth, rim = plan.width, plan.depth, 0.5
-    lower = np.array([[0, 0, height], [0, depth - 0.25, height], [0, 0.25, height], [w - 0.25, 0.25, height], [0.0, 0.0, height - 0.1]])
-    upper = np.array([[w, 0.25, height + rim], [w, depth, height + rim], [0.25, depth - 0.25, height + rim], [w, depth - 0.25, height + rim], [w, depth, height + 0.02]])
+    lower = np.array(
+        [
+            [0, 0, height],
+            [0, depth - 0.25, height],
+            [0, 0.25, height],
+            [w - 0.25, 0.25, height],
+            [0.0, 0.0, height - 0.1],
+        ]
+    )
+    upper = np.array(
+        [
+            [w, 0.25, height + rim],
+            [w, depth, height + rim],
+            [0.25, depth - 0.25, height + rim],
+            [w, depth - 0.25, height + rim],
+            [w, depth, height + 0.02],
+        ]
+    )
     parts = [boxes(lower, upper, finish.wall, finish.trim)]
     for _ in range(int(rng.integers(1, 4))):
         x, y = rng.uniform(0.1, 0.8) * w, rng.uniform(0.2, 0.7) * depth
-        parts.append(box((x, y, height), (x + rng.uniform(0.8, 2.5), y + 1.5, height + rng.uniform(0.8, 2.4)), Material.METAL, (0.4, 0.4, 0.4)))
+        parts.append(
+            box(
+                (x, y, height),
+                (x + rng.uniform(0.8, 2.5), y + 1.5, height + rng.uniform(0.8, 2.4)),
+                Material.METAL,
+                (0.4, 0.4, 0.4),
+            )
+        )
     return concatenate(parts)

@@ -81,9 +81,11 @@ def _rider(
     for s, lift in ((-1, 0.0), (1, 0.22)):
         end = np.array([foot[0], 0.13 * s, foot[1] + lift])
         knee = np.array([seat[0] + 0.42, 0.13 * s, 0.5 * (seat[1] + foot[1]) + 0.2 + 0.5 * lift])
-        parts.append(_limb([hip + [0, 0.09 * s, 0], knee, end], [0.095, 0.07, 0.05], Material.CLOTH, trousers))
+        parts.append(
+            _limb([hip + np.array([0, 0.09 * s, 0]), knee, end], [0.095, 0.07, 0.05], Material.CLOTH, trousers)
+        )
         hand = np.array([grip[0], 0.25 * s, grip[1]])
-        shoulder = neck + [0, 0.18 * s, -0.06]
+        shoulder = neck + np.array([0, 0.18 * s, -0.06])
         parts.append(
             _limb(
                 [shoulder, 0.5 * (shoulder + hand) + [0, 0.06 * s, -0.06], hand],
@@ -92,7 +94,7 @@ def _rider(
                 shirt,
             )
         )
-    head = neck + [0.06, 0.0, 0.15]
+    head = neck + np.array([0.06, 0.0, 0.15])
     parts += _head((head[0], head[1], head[2]), skin, rng.choice(_CLOTHES) if helmet else hair)
     return concatenate(parts)
 

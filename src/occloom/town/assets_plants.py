@@ -9,8 +9,8 @@ from occloom.town.shapes import ball, boxes, leaves, tube
 VEGETATION, TRUNK = 70, 71
 
 
-def tree(rng: np.random.Generator, *, height: float, slim: bool) -> Mesh:
-    """A broad-leaved tree: trunk and limbs (71), crown (70)."""
+def tree(rng: np.random.Generator, *, height: float, slim: bool, fine: bool) -> Mesh:
+    """A broad-leaved tree: trunk and limbs (71), crown (70); `fine` ones have more and smaller leaves."""
     clear = height * rng.uniform(0.26, 0.36)
     spread = height * (0.16 if slim else rng.uniform(0.28, 0.36))
     lean = rng.normal(0.0, 0.15, 2)
@@ -22,16 +22,23 @@ def tree(rng: np.random.Generator, *, height: float, slim: bool) -> Mesh:
     for angle in rng.uniform(0, 2 * np.pi) + np.arange(6) * 2.4:
         base = spine[2] + (spine[3] - spine[2]) * rng.uniform(0.0, 0.6)
         reach = spread * rng.uniform(0.5, 0.85)
-        tip = base + [reach * np.cos(angle), reach * np.sin(angle), height * rng.uniform(0.1, 0.24)]
+        rise = height * rng.uniform(0.1, 0.24)
+        tip = base + np.array([reach * np.cos(angle), reach * np.sin(angle), rise])
         wood.append(tube(np.stack([base, tip]), np.array([0.45, 0.12]) * girth, 4, Material.BARK, bark))
         tips.append(tip)
     middle = np.array([*(1.4 * lean), 0.5 * (clear + height) + 0.05 * height])
-    crown = crown_points(rng, middle, np.array([spread, spread, 0.5 * (height - clear)]), clumps=30)
+    crown = crown_points(
+        rng,
+        middle,
+        np.array([spread, spread, 0.5 * (height - clear)]),
+        clumps=38 if fine else 18,
+        per_clump=28 if fine else 12,
+    )
     crown = crown[crown[:, 2] > 0.8 * clear]
     return concatenate(
         [
             concatenate(wood).named(TRUNK, 0),
-            foliage(rng, crown, middle, 0.055 * height**0.5 + 0.06).named(VEGETATION, 0),
+            foliage(rng, crown, middle, (0.055 if fine else 0.11) * height**0.5).named(VEGETATION, 0),
         ]
     )
 
@@ -45,7 +52,7 @@ def conifer(rng: np.random.Generator, *, height: float) -> Mesh:
         Material.BARK,
         (0.12, 0.085, 0.06),
     )
-    share = np.sqrt(rng.uniform(0, 1, 620))
+    share = np.sqrt(rng.uniform(0, 1, 520))
     level = height * (1.0 - 0.9 * share)
     angle = rng.uniform(0, 2 * np.pi, len(share))
     radius = 0.22 * height * share * (0.55 + 0.45 * rng.uniform(0, 1, len(share)) ** 0.5)
@@ -76,7 +83,7 @@ def bush(rng: np.random.Generator, *, radius: float, height: float) -> Mesh:
 
 def hedge(rng: np.random.Generator, *, length: float, height: float, width: float) -> Mesh:
     """A clipped hedge along x: a dark core under a skin of leaves."""
-    count = int(length * (2 * height + width) * 5)
+    count = int(length * (2 * height + width) * 4)
     points = rng.uniform([0, -0.5, 0], [1, 0.5, 1], (count, 3))
     face = rng.uniform(0, 2 * height + width, count)
     points[:, 1] = np.where(face < height, -0.5, np.where(face < 2 * height, 0.5, points[:, 1]))

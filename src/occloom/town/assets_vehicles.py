@@ -9,9 +9,20 @@ from occloom.town.shapes import Colour, ball, box, disc, loft, quads, rod, tube
 _DARK = (0.03, 0.03, 0.035)
 _GLASS = (0.05, 0.06, 0.07)
 _PAINTS = [
-    [0.55, 0.55, 0.55], [0.62, 0.62, 0.6], [0.03, 0.03, 0.035], [0.10, 0.11, 0.12], [0.25, 0.26, 0.27], [0.35, 0.02, 0.025],
-    [0.02, 0.05, 0.2], [0.03, 0.12, 0.3], [0.02, 0.1, 0.06], [0.4, 0.33, 0.22], [0.5, 0.2, 0.02], [0.12, 0.03, 0.05], [0.3, 0.4, 0.45],
-]  # fmt: skip
+    [0.55, 0.55, 0.55],
+    [0.62, 0.62, 0.6],
+    [0.03, 0.03, 0.035],
+    [0.10, 0.11, 0.12],
+    [0.25, 0.26, 0.27],
+    [0.35, 0.02, 0.025],
+    [0.02, 0.05, 0.2],
+    [0.03, 0.12, 0.3],
+    [0.02, 0.1, 0.06],
+    [0.4, 0.33, 0.22],
+    [0.5, 0.2, 0.02],
+    [0.12, 0.03, 0.05],
+    [0.3, 0.4, 0.45],
+]
 
 
 def paint(rng: np.random.Generator) -> np.ndarray:
@@ -52,11 +63,16 @@ def _motor_car(
     foot, front, rear, tail = glass_x
     stations = np.array(
         [  # x, lowest, waist, top, half width
-            [-half, 0.38, 0.6, belt - 0.10, 0.86 * w], [-half + 0.12, 0.24, 0.6, belt - 0.02, 0.95 * w],
-            [tail, 0.2, 0.6, belt, w], [0.0, 0.19, 0.6, belt, w], [foot, 0.2, 0.6, belt - 0.01, w],
-            [half - 0.35, 0.2, 0.58, belt - 0.15, 0.96 * w], [half - 0.06, 0.24, 0.55, belt - 0.25, 0.88 * w], [half, 0.36, 0.5, belt - 0.32, 0.76 * w],
+            [-half, 0.38, 0.6, belt - 0.10, 0.86 * w],
+            [-half + 0.12, 0.24, 0.6, belt - 0.02, 0.95 * w],
+            [tail, 0.2, 0.6, belt, w],
+            [0.0, 0.19, 0.6, belt, w],
+            [foot, 0.2, 0.6, belt - 0.01, w],
+            [half - 0.35, 0.2, 0.58, belt - 0.15, 0.96 * w],
+            [half - 0.06, 0.24, 0.55, belt - 0.25, 0.88 * w],
+            [half, 0.36, 0.5, belt - 0.32, 0.76 * w],
         ]
-    )  # fmt: skip
+    )
     x, low, mid, high, wide = stations.T[:, :, None]
     side = np.array([[0.88, 1.0, 1.0, 0.95, 0.80, -0.80, -0.95, -1.0, -1.0, -0.88]])
     level = np.concatenate([low, low + 0.08, mid, high - 0.07, high, high, high - 0.07, mid, low + 0.08, low], axis=1)
@@ -123,7 +139,7 @@ def _glasshouse(
 def _wheel(x: float, y: float, radius: float, width: float, side: int) -> Mesh:
     angle = 2 * np.pi * np.arange(14) / 14
     ring = np.stack([radius * np.cos(angle), np.zeros(14), radius * np.sin(angle) + radius], -1)
-    rings = np.stack([ring + [x, y + 0.5 * width, 0], ring + [x, y - 0.5 * width, 0]])
+    rings = np.stack([ring + np.array([x, y + s * 0.5 * width, 0]) for s in (1, -1)])
     hub = y + side * (0.5 * width + 0.008)
     return concatenate(
         [
@@ -161,7 +177,7 @@ def truck(rng: np.random.Generator) -> Mesh:
             [half - 0.31, -0.84 * w, 2.38],
         ]
     )
-    parts.append(quads((screen + [0.02, 0, 0])[None], Material.GLASS, _GLASS))
+    parts.append(quads((screen + np.array([0.02, 0, 0]))[None], Material.GLASS, _GLASS))
     for s in (-1, 1):
         parts.append(
             box((cab + 0.4, s * 1.0 * w - 0.02, 1.45), (half - 0.5, s * 1.0 * w + 0.02, 2.1), Material.GLASS, _GLASS)

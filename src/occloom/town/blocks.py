@@ -36,7 +36,7 @@ class Block:
     end: float
 
     def d(self, offset: float) -> float:
-        """d of an offset from the edge of the road."""
+        """Coordinate d of an offset from the edge of the road."""
         return self.side * (self.site.half + offset)
 
     def strip(
@@ -63,7 +63,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Roadside:
-    """What `roadside` laid out: offsets of the kerb, the sidewalk's middle and its far edge; middles (s) of the bays."""
+    """What `roadside` laid out: offsets of the kerb, of the sidewalk's middle and of its far edge; s of the bays."""
 
     kerb: float
     walk: float
@@ -110,13 +110,15 @@ def roadside(block: Block, *, parking: bool, walk: float, verge: float) -> Roads
     if verge > 0.8 or walk > 3.4:
         for s in np.arange(begin + 9, stop - 8, spacing):
             site.tree(s, block.d(offset + max(0.5 * verge, 0.7)), size=0.85)
+            if verge > 0.8:
+                site.bush(s + 0.5 * spacing, block.d(offset + 0.55 * verge), size=0.7)
     return Roadside(offset, offset + verge + 0.5 * walk, offset + verge + walk, bays)
 
 
 def old_town(block: Block) -> Roadside:
     """Terraces of three to five storeys straight at the sidewalk, shops below, yards behind."""
     rng, site = block.site.rng, block.site
-    edge = roadside(block, parking=bool(rng.uniform() < 0.75), walk=float(rng.uniform(2.4, 4.2)), verge=0.0)
+    edge = roadside(block, parking=bool(rng.uniform() < 0.35), walk=float(rng.uniform(2.4, 4.2)), verge=0.0)
     behind = edge.behind
     if rng.uniform() < 0.4:
         block.strip(behind, behind + 3.0, OTHER_GROUND, Material.COBBLE, (0.34, 0.3, 0.26))
@@ -125,7 +127,7 @@ def old_town(block: Block) -> Roadside:
     block.strip(behind, FAR - site.half, TERRAIN, Material.GRASS, _LAWN)
     s, end = block.start + _CORNER, block.end - _CORNER
     while end - s > 7:
-        width = min(float(rng.uniform(8, 16)), end - s)
+        width = min(float(rng.uniform(9, 16)), end - s)
         gap = rng.uniform() < 0.12
         if not gap:
             plan = BuildingPlan(
@@ -144,6 +146,7 @@ def old_town(block: Block) -> Roadside:
             _thicket(block, (s, s + width), (behind + 1.5, behind + 9), 0.12)
         s += width
     _thicket(block, (block.start + 4, block.end - 4), (behind + 14, behind + 34), 0.016)
+    _shrubs(block, behind + 17)
     _back_row(block, behind + 22)
     return edge
 
@@ -152,10 +155,10 @@ def suburb(block: Block) -> Roadside:
     """Detached houses in gardens behind fences and hedges, with driveways."""
     rng, site = block.site.rng, block.site
     verge = float(rng.choice([0.0, 1.6, 2.4]))
-    edge = roadside(block, parking=bool(rng.uniform() < 0.3), walk=float(rng.uniform(2.0, 3.0)), verge=verge)
+    edge = roadside(block, parking=bool(rng.uniform() < 0.25), walk=float(rng.uniform(2.0, 3.0)), verge=verge)
     behind = edge.behind
     block.strip(behind, FAR - site.half, TERRAIN, Material.GRASS, _LAWN, rough=0.04)
-    garden = float(rng.uniform(4.5, 8.0))
+    garden = float(rng.uniform(3.5, 6.0))
     s = block.start + _CORNER
     while block.end - _CORNER - s > 13:
         lot = min(float(rng.uniform(14, 20)), block.end - _CORNER - s)
@@ -194,7 +197,7 @@ def suburb(block: Block) -> Roadside:
             )
         front = drive[0] - s - 0.2
         kinds = rng.uniform()
-        if kinds < 0.5:
+        if kinds < 0.7:
             site.along(
                 hedge(rng, length=front, height=float(rng.uniform(1.0, 2.0)), width=0.8), s, block.d(behind + 0.55)
             )
@@ -212,6 +215,7 @@ def suburb(block: Block) -> Roadside:
         _thicket(block, (s + 0.5, s + lot - 4), (behind + 1.2, setback - 0.8), 0.07)
         _thicket(block, (s, s + lot), (setback + depth + 2, setback + depth + 16), 0.03)
         s += lot
+    _shrubs(block, behind + garden + 24.5)
     _back_row(block, behind + garden + 27)
     return edge
 
@@ -222,10 +226,11 @@ def estate(block: Block) -> Roadside:
     edge = roadside(block, parking=False, walk=float(rng.uniform(2.2, 3.2)), verge=2.0)
     behind = edge.behind
     low, high = block.start + 9, block.end - 9
-    block.strip(behind, behind + 5.2, PARKING, Material.COBBLE, _COBBLE, s=(low, high))
-    for a, b in ((block.start + _CORNER, low), (high, block.end - _CORNER)):
+    middle = low + 0.55 * (high - low)
+    block.strip(behind, behind + 5.2, PARKING, Material.COBBLE, _COBBLE, s=(low, middle))
+    for a, b in ((block.start + _CORNER, low), (middle, block.end - _CORNER)):
         block.strip(behind, behind + 5.2, TERRAIN, Material.GRASS, _LAWN, s=(a, b))
-    _rows_of_cars(block, (low, high), behind + 2.7, 0.6)
+    _rows_of_cars(block, (low, middle), behind + 2.7, 0.45)
     block.strip(behind + 5.2, FAR - site.half, TERRAIN, Material.GRASS, _LAWN, rough=0.05)
     site.along(hedge(rng, length=high - low, height=1.1, width=0.9), low, block.d(behind + 6.0))
     s = block.start + 6
@@ -234,10 +239,11 @@ def estate(block: Block) -> Roadside:
         plan = BuildingPlan(
             width, 11.0, int(rng.integers(3, 7)), 2.85, "flat" if rng.uniform() < 0.6 else "hip", False, True, False
         )
-        _house(block, plan, s + 0.5 * width, behind + 12.5)
+        _house(block, plan, s + 0.5 * width, behind + 12.0)
         s += width + 7
     _thicket(block, (block.start + 5, block.end - 5), (behind + 7, behind + 11.5), 0.045)
-    _thicket(block, (block.start + 5, block.end - 5), (behind + 25, behind + 40), 0.03)
+    _thicket(block, (block.start + 5, block.end - 5), (behind + 25, behind + 40), 0.02)
+    _shrubs(block, behind + 8.6)
     return edge
 
 
@@ -252,25 +258,25 @@ def commercial(block: Block) -> Roadside:
         site.along(hedge(rng, length=high - low, height=0.9, width=0.8), low, block.d(behind + 0.7))
     else:
         site.along(guard_rail(length=high - low), low, block.d(behind + 0.7))
-    deep = float(rng.uniform(15, 19))
+    deep = float(rng.uniform(11, 14))
     block.strip(behind + 1.4, behind + 1.4 + deep, PARKING, Material.ASPHALT, _TAR, s=(low, high))
     for a, b in ((block.start + _CORNER, low), (high, block.end - _CORNER)):
         block.strip(behind + 1.4, behind + 1.4 + deep, OTHER_GROUND, Material.GRAVEL, (0.3, 0.28, 0.25), s=(a, b))
-    for offset in (behind + 4.2, behind + deep - 2.5):
-        _rows_of_cars(block, (low + 1, high - 1), offset, 0.5)
+    for offset in (behind + 4.2, behind + deep - 1.0):
+        _rows_of_cars(block, (low + 1, high - 1), offset, 0.35)
     block.strip(
         behind + 1.4 + deep, FAR - site.half, OTHER_GROUND if rng.uniform() < 0.3 else TERRAIN, Material.GRASS, _LAWN
     )
     place = hall(rng, width=0.8 * (high - low), depth=18.0, height=float(rng.uniform(5.5, 8.5)))
     site.upright(place, 0.5 * (low + high), block.d(behind + deep + 4.5), yaw=block.facing)
-    _thicket(block, (low, high), (behind + deep + 24, behind + deep + 34), 0.03)
+    _thicket(block, (low, high), (behind + deep + 24, behind + deep + 34), 0.02)
     return edge
 
 
 def park(block: Block) -> Roadside:
     """Lawns, many trees and bushes behind a low fence or a hedge, and a path."""
     rng, site = block.site.rng, block.site
-    edge = roadside(block, parking=bool(rng.uniform() < 0.5), walk=float(rng.uniform(2.4, 3.6)), verge=0.0)
+    edge = roadside(block, parking=bool(rng.uniform() < 0.25), walk=float(rng.uniform(2.4, 3.6)), verge=0.0)
     behind = edge.behind
     block.strip(behind, FAR - site.half, TERRAIN, Material.GRASS, _LAWN, rough=0.08)
     length = block.end - block.start - 2 * _CORNER
@@ -282,7 +288,9 @@ def park(block: Block) -> Roadside:
     site.along(border, block.start + _CORNER, block.d(behind + 0.5))
     block.strip(behind + 7, behind + 9.2, OTHER_GROUND, Material.GRAVEL, (0.36, 0.31, 0.24), height=0.19)
     _thicket(block, (block.start + 4, block.end - 4), (behind + 1.8, behind + 6.2), 0.05)
-    _thicket(block, (block.start + 4, block.end - 4), (behind + 10, behind + 42), 0.028)
+    _shrubs(block, behind + 4.5)
+    _shrubs(block, behind + 13.0)
+    _thicket(block, (block.start + 4, block.end - 4), (behind + 10, behind + 42), 0.016)
     return edge
 
 
@@ -310,7 +318,9 @@ def country(block: Block) -> Roadside:
             block.d(behind + 3.2),
         )
     _thicket(block, (block.start + 4, block.end - 4), (behind + 4, behind + 14), 0.05)
-    _thicket(block, (block.start + 4, block.end - 4), (behind + 14, behind + 45), 0.02)
+    _shrubs(block, behind + 5.5)
+    _shrubs(block, behind + 16.0)
+    _thicket(block, (block.start + 4, block.end - 4), (behind + 14, behind + 45), 0.012)
     if rng.uniform() < 0.5:
         plan = BuildingPlan(12.0, 10.0, 2, 2.9, "gable")
         _house(block, plan, 0.5 * (block.start + block.end), behind + 17)
@@ -336,10 +346,20 @@ def _thicket(block: Block, s: tuple[float, float], offset: tuple[float, float], 
     rng = block.site.rng
     for _ in range(rng.poisson(max(0.0, (s[1] - s[0]) * (offset[1] - offset[0])) * density)):
         at, away = float(rng.uniform(*s)), block.d(float(rng.uniform(*offset)))
-        if rng.uniform() < (0.3 if offset[0] < 14 else 0.6):
+        if rng.uniform() < 0.35:
             block.site.tree(at, away, wild=True)
         else:
             block.site.bush(at, away, size=1.3)
+
+
+def _shrubs(block: Block, offset: float) -> None:
+    """A wild row of shrubs, 2 to 4 m high and nearly as thick, with gaps, along the block at an offset."""
+    rng, s = block.site.rng, block.start + 4.0
+    while block.end - 5.0 - s > 6.0:
+        length = min(float(rng.uniform(6, 16)), block.end - 5.0 - s)
+        row = hedge(rng, length=length, height=float(rng.uniform(1.8, 4.0)), width=float(rng.uniform(1.4, 3.0)))
+        block.site.along(row, s, block.d(offset + float(rng.uniform(-0.4, 0.4))), height=0.05)
+        s += length + float(rng.choice([0.0, 0.0, 2.5]))
 
 
 def _lamps(block: Block, offset: float) -> None:

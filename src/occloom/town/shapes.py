@@ -9,7 +9,8 @@ from jaxtyping import Float
 from occloom.town.materials import Material
 from occloom.town.mesh import Mesh
 
-Colour = tuple[float, float, float] | np.ndarray
+Point = tuple[float | int, float | int, float | int]
+Colour = Point | np.ndarray
 
 _BOX_SIDES = np.array(
     [[0, 2, 3, 1], [4, 5, 7, 6], [0, 1, 5, 4], [2, 6, 7, 3], [0, 4, 6, 2], [1, 3, 7, 5]], dtype=np.int32
@@ -54,9 +55,7 @@ def boxes(lower: Float[np.ndarray, "N 3"], upper: Float[np.ndarray, "N 3"], mate
     return quads(corners[:, _BOX_SIDES].reshape(-1, 4, 3), material, shades)
 
 
-def box(
-    lower: tuple[float, float, float], upper: tuple[float, float, float], material: Material, colour: Colour
-) -> Mesh:
+def box(lower: Point, upper: Point, material: Material, colour: Colour) -> Mesh:
     """One axis-aligned box."""
     return boxes(np.array([lower], dtype=float), np.array([upper], dtype=float), material, colour)
 
@@ -98,8 +97,8 @@ def tube(
 
 
 def rod(
-    start: tuple[float, float, float],
-    end: tuple[float, float, float],
+    start: Point,
+    end: Point,
     radius: float,
     material: Material,
     colour: Colour,
@@ -110,8 +109,8 @@ def rod(
 
 
 def ball(
-    centre: tuple[float, float, float],
-    radii: tuple[float, float, float],
+    centre: Point,
+    radii: Point,
     material: Material,
     colour: Colour,
     *,
@@ -132,8 +131,8 @@ def ball(
 
 
 def disc(
-    centre: tuple[float, float, float],
-    normal: tuple[float, float, float],
+    centre: Point,
+    normal: Point,
     radius: float,
     sides: int,
     material: Material,

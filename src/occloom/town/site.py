@@ -5,7 +5,7 @@ import numpy as np
 from occloom.town.assets_plants import bush, conifer, tree
 from occloom.town.materials import Material
 from occloom.town.mesh import Mesh, concatenate
-from occloom.town.shapes import surface
+from occloom.town.shapes import Colour, surface
 from occloom.town.street import Street
 
 ROAD, PARKING, SIDEWALK, OTHER_GROUND, MARKING, TERRAIN = 40, 44, 48, 49, 60, 72
@@ -27,9 +27,13 @@ class Site:
         self.lamps: list[np.ndarray] = []
         self._meshes: list[Mesh] = []
         self._instances = 0
-        self._trees = [
-            tree(rng, height=float(rng.uniform(6.0, 11.0)), slim=bool(rng.uniform() < 0.25)) for _ in range(7)
-        ]
+        self._trees, self._far_trees = (
+            [
+                tree(rng, height=float(rng.uniform(6.0, 11.0)), slim=bool(rng.uniform() < 0.25), fine=fine)
+                for _ in range(6)
+            ]
+            for fine in (True, False)
+        )
         self._conifers = [conifer(rng, height=float(rng.uniform(6.0, 10.0))) for _ in range(2)]
         self._bushes = [
             bush(rng, radius=float(rng.uniform(0.6, 1.3)), height=float(rng.uniform(0.8, 1.9))) for _ in range(7)
@@ -50,7 +54,7 @@ class Site:
         d: tuple[float, float],
         label: int,
         material: Material,
-        colour: tuple[float, float, float],
+        colour: Colour,
         *,
         height: float = KERB_HEIGHT,
         step: float = 3.0,
@@ -62,7 +66,7 @@ class Site:
         rows = np.linspace(*s, max(1, round((s[1] - s[0]) / step)) + 1)
         wide = abs(d[1] - d[0])
         columns = np.linspace(
-            *sorted(d), max(1, round(wide / (step if wide < 25 else 2 * step))) + 1 if wide > 6 else 2
+            min(d), max(d), max(1, round(wide / (step if wide < 25 else 2 * step))) + 1 if wide > 6 else 2
         )
         grid_s, grid_d = (g.ravel() for g in np.meshgrid(rows, columns, indexing="ij"))
         lift = height + rough * (np.sin(1.3 * grid_s) * np.sin(0.9 * grid_d + 0.5 * grid_s) - 0.6)
@@ -128,7 +132,7 @@ class Site:
 
     def tree(self, s: float, d: float, *, size: float = 1.0, wild: bool = False) -> None:
         """A tree of one of the kinds of this town; `wild` ones may be conifers."""
-        kinds = self._trees + (self._conifers * 2 if wild else [])
+        kinds = (self._trees if abs(d) < 17.0 else self._far_trees) + (self._conifers * 2 if wild else [])
         kind = kinds[int(self.rng.integers(len(kinds)))]
         self.upright(
             kind, s, d, height=0.05, yaw=float(self.rng.uniform(0, 6.3)), size=size * float(self.rng.uniform(0.8, 1.2))

@@ -18,7 +18,7 @@ def park_along(site: Site, block: Block, bays: tuple[float, ...], rare: list[int
     """Fills the bays beside the road; classes in `rare` get the first free ones."""
     rng = site.rng
     for s in bays:
-        if not rare and rng.uniform() > 0.72:
+        if not rare and rng.uniform() > 0.6:
             continue
         label = rare.pop() if rare and rng.uniform() < 0.6 else CAR
         mesh = {CAR: car, TRUCK: van, OTHER_VEHICLE: trailer}[label](rng)
@@ -38,10 +38,14 @@ def park_beside(site: Site, gap: tuple[float, float], rare: list[int]) -> None:
     rng = site.rng
     for side in (-1, 1):
         for d in np.arange(site.half + 10.0, site.half + 38.0, 6.6):
-            if not rare and rng.uniform() > 0.5:
+            if not rare and rng.uniform() > 0.35:
                 continue
             label = rare.pop() if rare else CAR
-            mesh = {CAR: car, TRUCK: truck if rng.uniform() < 0.5 and d < site.half + 11 else van, OTHER_VEHICLE: trailer}[label](rng)
+            mesh = {
+                CAR: car,
+                TRUCK: truck if rng.uniform() < 0.5 and d < site.half + 11 else van,
+                OTHER_VEHICLE: trailer,
+            }[label](rng)
             site.park(mesh, label, gap[1] - 1.3, side * d, across=float(rng.choice([-1.0, 1.0])), along=0.0)
 
 
@@ -49,9 +53,9 @@ def stand_about(site: Site, spots: list[tuple[float, float]], length: float) -> 
     """People, bicycles, motorcycles and resting riders on the sidewalks, at free `spots` (s, d)."""
     rng = site.rng
     wanted = [
-        (BICYCLE, bicycle, 3 + rng.poisson(length / 60)),
-        (MOTORCYCLE, motorcycle, 2 + rng.poisson(length / 90)),
-        (PERSON, lambda r: walker(r, stride=0.0), 2 + rng.poisson(length / 90)),
+        (BICYCLE, bicycle, 2 + rng.poisson(length / 80)),
+        (MOTORCYCLE, motorcycle, 1 + rng.poisson(length / 90)),
+        (PERSON, lambda r: walker(r, stride=0.0), 1 + rng.poisson(length / 120)),
         (BICYCLIST, cyclist, int(rng.uniform() < 0.4)),
         (MOTORCYCLIST, motorcyclist, int(rng.uniform() < 0.35)),
     ]
@@ -97,20 +101,27 @@ def moving(
 def _vehicles(rng: np.random.Generator, ego: Course, duration: float, lane: float) -> list[tuple]:
     """Candidates (label, maker, course, half length and half width) on the road."""
     kinds = [
-        (MOVING_CAR, car, (2.6, 1.0)), (MOVING_TRUCK, truck, (4.4, 1.25)), (MOVING_BUS, bus, (5.9, 1.28)), (MOVING_MOTORCYCLIST, motorcyclist, (1.1, 0.4)),
-        (MOVING_BICYCLIST, cyclist, (1.0, 0.35)), (MOVING_OTHER, trailer, (3.2, 1.2)), (MOVING_TRUCK, van, (3.1, 1.1)),
-    ]  # fmt: skip
-    share = np.array([0.48, 0.07, 0.08, 0.13, 0.14, 0.03, 0.07])
+        (MOVING_CAR, car, (2.6, 1.0)),
+        (MOVING_TRUCK, truck, (4.4, 1.25)),
+        (MOVING_BUS, bus, (5.9, 1.28)),
+        (MOVING_MOTORCYCLIST, motorcyclist, (1.1, 0.4)),
+        (MOVING_BICYCLIST, cyclist, (1.0, 0.35)),
+        (MOVING_OTHER, trailer, (3.2, 1.2)),
+        (MOVING_TRUCK, van, (3.1, 1.1)),
+    ]
+    share = np.array([0.86, 0.01, 0.02, 0.04, 0.04, 0.01, 0.02])
     street, s0 = ego.street, ego.place(0.0)[0]
     found: list[tuple] = []
     for first, gap in ((1, 0.0), (1, 24.0), (-1, 0.0)):
         label, make, size = kinds[int(rng.choice(len(kinds) - 2, p=share[:-2] / share[:-2].sum()))]
-        ahead = first * (float(rng.uniform(11, 26)) + gap + size[0])
+        ahead = first * (float(rng.uniform(13, 30)) + gap + size[0])
         start = (ego.start[0] + ahead, ego.start[1] - 0.35 * float(size[0] < 1.5), 0.0)
-        found.append((label, make, Course(street, start, ego.speed, 0.0, ego.sway, ego.rate, ego.phase), np.array(size)))
+        found.append(
+            (label, make, Course(street, start, ego.speed, 0.0, ego.sway, ego.rate, ego.phase), np.array(size))
+        )
     speed = float(rng.uniform(5, 10))
     s = s0 - 20.0
-    must = [3, 4, int(rng.choice([1, 2, 6])), 0]
+    must = [3, 4, 0]
     while s < s0 + (ego.speed + speed) * duration + 70:
         pick = must.pop() if must and s > s0 + 5 else int(rng.choice(len(kinds), p=share))
         label, make, size = kinds[pick]
@@ -130,7 +141,7 @@ def _walkers(
     """Candidates on the sidewalks, all within their stretch for the whole drive, and some who cross at side streets."""
     found: list[tuple] = []
     for low, high, d in walks:
-        for _ in range(int(rng.integers(0, 3))):
+        for _ in range(int(rng.integers(0, 2))):
             pace = float(rng.uniform(0.9, 1.6) * rng.choice([-1, 1]))
             pace *= min(1.0, 0.7 * (high - low) / (abs(pace) * duration + 1e-6))
             room = (high - low) - abs(pace) * duration
@@ -146,7 +157,14 @@ def _walkers(
     for low, _ in gaps:
         when = float(rng.uniform(0.1, 0.9)) * duration
         pace = float(rng.choice([-1.3, 1.3]))
-        found.append((MOVING_PERSON, lambda r: walker(r, stride=0.3), Course(ego.street, (low + 1.0, -pace * when, 0.0), 0.0, pace), np.array([0.6, 0.6])))
+        found.append(
+            (
+                MOVING_PERSON,
+                lambda r: walker(r, stride=0.3),
+                Course(ego.street, (low + 1.0, -pace * when, 0.0), 0.0, pace),
+                np.array([0.6, 0.6]),
+            )
+        )
     return found
 
 

@@ -7,8 +7,8 @@ from occloom.town.assets_street import guide_sign, traffic_light, traffic_sign
 from occloom.town.blocks import FAR, Block, commercial, corners, country, estate, old_town, park, suburb
 from occloom.town.materials import Material
 from occloom.town.mesh import Mesh, World
-from occloom.town.site import MARKING, OTHER_GROUND, ROAD, TERRAIN, Site
 from occloom.town.shapes import ball
+from occloom.town.site import MARKING, OTHER_GROUND, ROAD, TERRAIN, Site
 from occloom.town.street import Course, Street
 from occloom.town.traffic import OTHER_VEHICLE, TRUCK, moving, park_along, park_beside, stand_about
 from occloom.town.weather import draw_weather
@@ -16,7 +16,15 @@ from occloom.town.weather import draw_weather
 BEFORE, AFTER = 85.0, 90.0  # metres of town before the start and past the end of the drive
 _TAR, _WHITE = (0.085, 0.085, 0.09), (0.62, 0.62, 0.6)
 _QUARTERS = (old_town, suburb, estate, commercial, park, country)
-_MIXES = np.array([[5, 1, 1, 0.5, 1, 0], [0.5, 5, 1, 0.5, 1, 0.7], [1, 1.5, 4, 1.5, 1, 0.3], [0.5, 1, 1.5, 3, 1, 1], [0.2, 2, 0.5, 0.6, 1.5, 4]])
+_MIXES = np.array(
+    [  # how often each quarter comes, for five kinds of town
+        [5, 1, 0.6, 0.2, 1, 0.2],
+        [0.5, 5, 0.6, 0.2, 1.5, 1],
+        [1, 2, 3, 0.5, 1.5, 0.5],
+        [0.5, 1.5, 1, 1.2, 1.5, 1],
+        [0.2, 2, 0.3, 0.2, 2, 4],
+    ]
+)
 
 
 def build_world(*, seed: int, duration: float) -> World:
@@ -38,7 +46,7 @@ def build_world(*, seed: int, duration: float) -> World:
     last = ego.place(duration)[0]
     blocks, gaps = _divide(site, last + AFTER)
     mix = _MIXES[rng.integers(len(_MIXES))]
-    rare = [TRUCK, OTHER_VEHICLE, TRUCK, OTHER_VEHICLE]
+    rare = [TRUCK, OTHER_VEHICLE, *([TRUCK, OTHER_VEHICLE] if rng.uniform() < 0.3 else [])]
     rng.shuffle(rare)
     drive = (-8.0, last + 30.0)
     spots: list[tuple[float, float]] = []
@@ -54,7 +62,7 @@ def build_world(*, seed: int, duration: float) -> World:
         walks.append((block.start + 0.5, block.end - 0.5, block.d(edge.walk - 0.2)))
     for gap in gaps:
         park_beside(site, gap, rare if drive[0] < gap[0] < drive[1] else [])
-    _roads(site, gaps, (blocks[0].start, blocks[-1].end), 0.5 * lane_width)
+    _roads(site, gaps, (blocks[0].start, blocks[-1].end))
     _horizon(site, (blocks[0].start, blocks[-1].end))
     stand_about(site, spots, last)
     movers = moving(site, ego, duration, 0.5 * lane_width, walks, gaps)
@@ -63,8 +71,14 @@ def build_world(*, seed: int, duration: float) -> World:
 
 
 def _street(rng: np.random.Generator) -> Street:
-    bends = np.stack([rng.uniform([2.0, 0.5], [9.0, 1.5]), 2 * np.pi / rng.uniform([220, 90], [420, 140]), rng.uniform(0, 6.3, 2)], -1)
-    rises = np.stack([rng.uniform([0.3, 0.1], [2.2, 0.4]), 2 * np.pi / rng.uniform([200, 80], [400, 120]), rng.uniform(0, 6.3, 2)], -1)
+    bends = np.stack(
+        [rng.uniform([2.0, 0.5], [9.0, 1.5]), 2 * np.pi / rng.uniform([220, 90], [420, 140]), rng.uniform(0, 6.3, 2)],
+        -1,
+    )
+    rises = np.stack(
+        [rng.uniform([0.3, 0.1], [2.2, 0.4]), 2 * np.pi / rng.uniform([200, 80], [400, 120]), rng.uniform(0, 6.3, 2)],
+        -1,
+    )
     return Street(bends, rises, rng.uniform(-2.5, 6.0, 2))
 
 
@@ -101,49 +115,79 @@ def _signs(site: Site, block: Block, kerb: float) -> None:
         site.upright(kind(rng), middle, block.d(kerb + (1.6 if kind is guide_sign else 0.5)), yaw=yaw)
 
 
-def _roads(site: Site, gaps: list[tuple[float, float]], ends: tuple[float, float], lane: float) -> None:
-    """The street, its side streets with islands, and all markings; `lane` is a lane's middle."""
-    rng, half = site.rng, site.half
+def _roads(site: Site, gaps: list[tuple[float, float]], ends: tuple[float, float]) -> None:
+    """The street, its side streets with islands, and all markings."""
+    half = site.half
     site.ground(ends, (-half, half), ROAD, Material.ASPHALT, _TAR, height=0.0, step=2.5)
 
-    def paint(s: tuple[float, float], d: tuple[float, float]) -> None:
-        site.ground(s, d, MARKING, Material.MARKING, _WHITE, height=0.006, step=2.5)
-
-    dashed = rng.uniform() < 0.7
     edges = [ends[0], *[e for gap in gaps for e in gap], ends[1]]
-    for low, high in zip(edges[::2], edges[1::2], strict=True):
-        starts = np.arange(low + 8, high - 10, 7.0) if dashed else [low + 8]
-        for s in starts:
-            paint((s, s + 3.0 if dashed else high - 8), (-0.07, 0.07))
-        for d in (-half + 0.2, half - 0.2) if rng.uniform() < 0.5 else ():
-            paint((low + 6, high - 6), (d - 0.06, d + 0.06))
-    for low, high in gaps:
-        if rng.uniform() < 0.65:
-            for d in np.arange(-half + 0.5, half - 0.6, 1.0):
-                paint((low - 4.2, low - 1.2), (d, d + 0.5))
-        paint((low - 5.6, low - 5.2), (-half + 0.2, -0.1))
-        paint((high + 5.2, high + 5.6), (0.1, half - 0.2))
+    _mark_lanes(site, list(zip(edges[::2], edges[1::2], strict=True)))
+    for gap in gaps:
+        _mark_crossing(site, gap)
         for side in (-1, 1):
-            site.ground((low, high), (side * half, side * FAR), ROAD, Material.ASPHALT, _TAR, height=0.0)
-            middle = 0.5 * (low + high)
-            if rng.uniform() < 0.5:
-                site.ground((middle - 0.6, middle + 0.6), (side * (half + 2.5), side * (half + 8.0)), OTHER_GROUND, Material.COBBLE, (0.34, 0.31, 0.27))
-                for edge in (middle - 0.6, middle + 0.6):
-                    site.kerb((edge, edge), (side * (half + 2.5), side * (half + 8.0)))
-                site.upright(traffic_sign(rng), middle, side * (half + 3.0), yaw=side * np.pi / 2)
-            for d in np.arange(half + 9.5, 60, 6.0):
-                paint((middle - 0.06, middle + 0.06), (side * d, side * (d + 2.5)))
+            site.ground(gap, (side * half, side * FAR), ROAD, Material.ASPHALT, _TAR, height=0.0)
+            if site.rng.uniform() < 0.5:
+                _island(site, gap, side)
+
+
+def _paint(site: Site, s: tuple[float, float], d: tuple[float, float]) -> None:
+    site.ground(s, d, MARKING, Material.MARKING, _WHITE, height=0.006, step=2.5)
+
+
+def _mark_lanes(site: Site, stretches: list[tuple[float, float]]) -> None:
+    """The middle line, dashed or not, and perhaps edge lines, between side streets."""
+    rng, half = site.rng, site.half
+    dashed, edged = rng.uniform() < 0.7, rng.uniform() < 0.5
+    for low, high in stretches:
+        for s in np.arange(low + 8, high - 10, 7.0) if dashed else [low + 8]:
+            _paint(site, (s, s + 3.0 if dashed else high - 8), (-0.07, 0.07))
+        for d in (-half + 0.2, half - 0.2) if edged else ():
+            _paint(site, (low + 6, high - 6), (d - 0.06, d + 0.06))
+
+
+def _mark_crossing(site: Site, gap: tuple[float, float]) -> None:
+    """Stop lines at a side street, often a zebra crossing, and the side street's own middle line."""
+    half, (low, high) = site.half, gap
+    if site.rng.uniform() < 0.65:
+        for d in np.arange(-half + 0.5, half - 0.6, 1.0):
+            _paint(site, (low - 4.2, low - 1.2), (d, d + 0.5))
+    _paint(site, (low - 5.6, low - 5.2), (-half + 0.2, -0.1))
+    _paint(site, (high + 5.2, high + 5.6), (0.1, half - 0.2))
+    middle = 0.5 * (low + high)
+    for d in np.arange(half + 9.5, 60, 6.0):
+        for side in (-1, 1):
+            _paint(site, (middle - 0.06, middle + 0.06), (side * d, side * (d + 2.5)))
+
+
+def _island(site: Site, gap: tuple[float, float], side: int) -> None:
+    """A cobbled island with a sign in the mouth of a side street."""
+    near, far, middle = side * (site.half + 2.5), side * (site.half + 8.0), 0.5 * (gap[0] + gap[1])
+    span = (middle - 0.6, middle + 0.6)
+    site.ground(span, (near, far), OTHER_GROUND, Material.COBBLE, (0.34, 0.31, 0.27))
+    for s in span:
+        site.kerb((s, s), (near, far))
+    for d in (near, far):
+        site.kerb(span, (d, d))
+    site.upright(traffic_sign(site.rng), middle, near + 0.5 * side, yaw=side * np.pi / 2)
 
 
 def _horizon(site: Site, ends: tuple[float, float]) -> None:
     """Land and woods out of the sensors' reach, to close the view."""
     rng, grass = site.rng, (0.13, 0.16, 0.06)
     for s in ((ends[0] - 260, ends[0]), (ends[1], ends[1] + 260)):
-        site.ground(s, (-site.half, site.half), ROAD, Material.ASPHALT, _TAR, height=0.0, step=8)
+        site.ground(s, (-site.half, site.half), ROAD, Material.ASPHALT, _TAR, height=0.0, step=8.0)
         for side in (-1, 1):
-            site.ground(s, (side * site.half, side * FAR), TERRAIN, Material.GRASS, grass, step=12)
+            site.ground(s, (side * site.half, side * FAR), TERRAIN, Material.GRASS, grass, step=12.0)
     for side in (-1, 1):
-        site.ground((ends[0] - 260, ends[1] + 260), (side * FAR, side * 300), TERRAIN, Material.GRASS, grass, height=0.1, step=16)
+        site.ground(
+            (ends[0] - 260, ends[1] + 260),
+            (side * FAR, side * 300.0),
+            TERRAIN,
+            Material.GRASS,
+            grass,
+            height=0.1,
+            step=16.0,
+        )
         for s in np.arange(ends[0] - 240, ends[1] + 240, 7.0):
             site.upright(_wood(rng), s, side * float(rng.uniform(130, 240)), yaw=float(rng.uniform(0, 6)))
     for s in (ends[0] - 220, ends[1] + 220):
@@ -154,4 +198,6 @@ def _horizon(site: Site, ends: tuple[float, float]) -> None:
 def _wood(rng: np.random.Generator) -> Mesh:
     wide, high = float(rng.uniform(5, 11)), float(rng.uniform(5, 12))
     tone = np.array([0.05, 0.09, 0.035]) * rng.uniform(0.7, 1.4)
-    return ball((0.0, 0.0, 0.35 * high), (wide, 0.7 * wide, 0.65 * high), Material.LEAF, tone, sides=9).named(VEGETATION, 0)
+    return ball((0.0, 0.0, 0.35 * high), (wide, 0.7 * wide, 0.65 * high), Material.LEAF, tone, sides=9).named(
+        VEGETATION, 0
+    )
