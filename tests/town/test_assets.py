@@ -32,6 +32,7 @@ STUFF: dict[str, tuple[Maker, set[int]]] = {
     "conifer": (lambda r: assets_plants.conifer(r, height=8.0), {70, 71}),
     "bush": (lambda r: assets_plants.bush(r, radius=0.8, height=1.2), {70}),
     "hedge": (lambda r: assets_plants.hedge(r, length=7.0, height=1.4, width=0.8), {70}),
+    "shrubs": (lambda r: assets_plants.shrubs(r, length=7.0, height=2.5, width=2.0), {70}),
     "terrace": (lambda r: building(r, BuildingPlan(12.0, 10.0, 4, 3.1, "gable", True, True, False)), {50}),
     "villa": (lambda r: building(r, BuildingPlan(9.0, 9.0, 2, 2.8, "hip")), {50}),
     "flats": (lambda r: building(r, BuildingPlan(22.0, 11.0, 5, 2.9, "flat", False, True)), {50}),

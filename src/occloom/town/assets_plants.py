@@ -65,16 +65,16 @@ def conifer(rng: np.random.Generator, *, height: float) -> Mesh:
 def bush(rng: np.random.Generator, *, radius: float, height: float) -> Mesh:
     """A shrub that stands on the ground, sometimes in flower."""
     middle = np.array([0.0, 0.0, 0.5 * height])
-    points = crown_points(rng, middle, np.array([radius, radius, 0.5 * height]), clumps=8, per_clump=14)
+    points = crown_points(rng, middle, np.array([radius, radius, 0.5 * height]), clumps=9, per_clump=14)
     points = points[points[:, 2] > 0.0]
     core = ball(
-        (0.0, 0.0, 0.42 * height),
-        (0.72 * radius, 0.72 * radius, 0.42 * height),
+        (0.0, 0.0, 0.36 * height),
+        (0.55 * radius, 0.55 * radius, 0.38 * height),
         Material.LEAF,
         (0.03, 0.05, 0.02),
         sides=6,
     )
-    parts = [core, foliage(rng, points, middle, 0.14)]
+    parts = [core, foliage(rng, points, middle, 0.12 + 0.04 * radius)]
     if rng.uniform() < 0.35:
         bloom = rng.choice([[0.6, 0.1, 0.2], [0.7, 0.6, 0.1], [0.7, 0.7, 0.7], [0.4, 0.15, 0.5]])
         parts.append(leaves(points[::4] * [1.08, 1.08, 1.04], 0.06, Material.MATTE, bloom, rng))
@@ -96,6 +96,22 @@ def hedge(rng: np.random.Generator, *, length: float, height: float, width: floa
     lower = np.stack([cuts[:-1], np.full(len(cuts) - 1, -0.42 * width), np.full(len(cuts) - 1, -0.4)], -1)
     upper = np.stack([cuts[1:], np.full(len(cuts) - 1, 0.42 * width), height * 0.94 - slack[:, 0]], -1)
     return concatenate([boxes(lower, upper, Material.LEAF, (0.035, 0.07, 0.02)), skin]).named(VEGETATION, 0)
+
+
+def shrubs(rng: np.random.Generator, *, length: float, height: float, width: float) -> Mesh:
+    """A wild row of shrubs along x: lumps of leaves around dark cores, no two alike."""
+    parts = []
+    for x in np.arange(0.5, length, 1.5):
+        high, radius = height * float(rng.uniform(0.7, 1.1)), 0.5 * width * float(rng.uniform(0.75, 1.15))
+        middle = np.array([x, rng.normal(0, 0.15 * width), 0.45 * high])
+        long = max(radius, 0.95)
+        core = (0.8 * long, 0.8 * radius, 0.47 * high)
+        parts.append(ball((x, float(middle[1]), 0.42 * high), core, Material.LEAF, (0.035, 0.065, 0.02), sides=6))
+        points = rng.normal(size=(46, 3))
+        points /= np.linalg.norm(points, axis=-1, keepdims=True)
+        points = middle + points * rng.uniform(0.8, 1.05, (46, 1)) * np.array([long, radius, 0.55 * high])
+        parts.append(foliage(rng, points[points[:, 2] > 0.05], middle, 0.2 + 0.03 * height))
+    return concatenate(parts).named(VEGETATION, 0)
 
 
 def crown_points(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from occloom.town.assets_buildings import BuildingPlan, building, hall
-from occloom.town.assets_plants import hedge
+from occloom.town.assets_plants import hedge, shrubs
 from occloom.town.assets_street import bollards, fence, field_fence, guard_rail, street_lamp, utility_pole
 from occloom.town.assets_vehicles import car
 from occloom.town.materials import Material
@@ -357,7 +357,7 @@ def _shrubs(block: Block, offset: float) -> None:
     rng, s = block.site.rng, block.start + 4.0
     while block.end - 5.0 - s > 6.0:
         length = min(float(rng.uniform(6, 16)), block.end - 5.0 - s)
-        row = hedge(rng, length=length, height=float(rng.uniform(1.8, 4.0)), width=float(rng.uniform(1.4, 3.0)))
+        row = shrubs(rng, length=length, height=float(rng.uniform(1.8, 4.0)), width=float(rng.uniform(1.4, 3.0)))
         block.site.along(row, s, block.d(offset + float(rng.uniform(-0.4, 0.4))), height=0.05)
         s += length + float(rng.choice([0.0, 0.0, 2.5]))
 

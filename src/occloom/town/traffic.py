@@ -14,13 +14,14 @@ MOVING_CAR, MOVING_BICYCLIST, MOVING_PERSON, MOVING_MOTORCYCLIST = 252, 253, 254
 MOVING_BUS, MOVING_TRUCK, MOVING_OTHER = 257, 258, 259
 
 
-def park_along(site: Site, block: Block, bays: tuple[float, ...], rare: list[int]) -> None:
-    """Fills the bays beside the road; classes in `rare` get the first free ones."""
+def park_along(site: Site, block: Block, bays: tuple[float, ...], rare: list[int], drive: tuple[float, float]) -> None:
+    """Fills the bays beside the road; classes in `rare` get the first free ones along the `drive`."""
     rng = site.rng
     for s in bays:
-        if not rare and rng.uniform() > 0.6:
+        wanted = rare if drive[0] < s < drive[1] else []
+        if not wanted and rng.uniform() > 0.6:
             continue
-        label = rare.pop() if rare and rng.uniform() < 0.6 else CAR
+        label = wanted.pop() if wanted and rng.uniform() < 0.6 else CAR
         mesh = {CAR: car, TRUCK: van, OTHER_VEHICLE: trailer}[label](rng)
         way = 1.0 if block.side < 0 else -1.0
         site.park(
@@ -109,7 +110,7 @@ def _vehicles(rng: np.random.Generator, ego: Course, duration: float, lane: floa
         (MOVING_OTHER, trailer, (3.2, 1.2)),
         (MOVING_TRUCK, van, (3.1, 1.1)),
     ]
-    share = np.array([0.86, 0.01, 0.02, 0.04, 0.04, 0.01, 0.02])
+    share = np.array([0.87, 0.015, 0.02, 0.03, 0.03, 0.015, 0.02])
     street, s0 = ego.street, ego.place(0.0)[0]
     found: list[tuple] = []
     for first, gap in ((1, 0.0), (1, 24.0), (-1, 0.0)):

@@ -48,14 +48,13 @@ def build_world(*, seed: int, duration: float) -> World:
     mix = _MIXES[rng.integers(len(_MIXES))]
     rare = [TRUCK, OTHER_VEHICLE, *([TRUCK, OTHER_VEHICLE] if rng.uniform() < 0.3 else [])]
     rng.shuffle(rare)
-    drive = (-8.0, last + 30.0)
+    drive = (-4.0, last + 28.0)
     spots: list[tuple[float, float]] = []
     walks: list[tuple[float, float, float]] = []
     for block in blocks:
         corners(block, 45.0)
         edge = _QUARTERS[int(rng.choice(len(_QUARTERS), p=mix / mix.sum()))](block)
-        near = block.end > drive[0] and block.start < drive[1]
-        park_along(site, block, edge.bays, rare if near else [])
+        park_along(site, block, edge.bays, rare, drive)
         _signs(site, block, edge.kerb)
         middle = np.arange(block.start + 4, block.end - 4, 3.0)
         spots += [(float(s), block.d(edge.behind - 0.45)) for s in middle if drive[0] < s < drive[1]]
