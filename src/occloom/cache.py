@@ -186,7 +186,9 @@ def digests(paths: Iterable[Path], root: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for path in paths:
         if not path.is_file():
-            raise InputError("no such file", where=path, rule="the preparation reads it")
+            raise InputError(
+                "no such file", where=path, rule="the preparation reads it", remedy="complete the download"
+            )
         name = path.relative_to(root) if path.is_relative_to(root) else path.resolve()
         found[name.as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found

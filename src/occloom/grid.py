@@ -47,7 +47,7 @@ class VoxelGrid:
         Raises:
             ValueError: If a factor does not divide the shape.
         """
-        if any(n % f for n, f in zip(self.shape, factors, strict=True)):
+        if min(factors) < 1 or any(n % f for n, f in zip(self.shape, factors, strict=True)):
             raise ValueError(f"Expected factors that divide the shape {self.shape}, got {factors}.")
         sx, sy, sz = (size * f for size, f in zip(self.voxel_size, factors, strict=True))
         nx, ny, nz = (n // f for n, f in zip(self.shape, factors, strict=True))

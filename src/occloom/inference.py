@@ -6,6 +6,7 @@ import torch
 
 from occloom.engine import checkpoint
 from occloom.engine.config import Recipe
+from occloom.errors import InputError
 from occloom.interfaces import OccupancyModel
 from occloom.recipes import resolve
 
@@ -56,8 +57,14 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> Occupanc
     folder = find_checkpoint(path)
     description = checkpoint.read_description(folder)
     grid, label_space = checkpoint.described_labels(description, where=folder / "recipe.json")
-    with torch.random.fork_rng():
-        model = load_recipe(folder).model.build(grid, label_space)
+    config = load_recipe(folder).model
+    try:
+        with torch.random.fork_rng():
+            model = config.build(grid, label_space)
+    except ValueError as error:
+        raise InputError(
+            f"the model cannot be built: {error}", where=folder / "recipe.json", remedy="use another checkpoint"
+        ) from error
     average = folder / "ema.safetensors"
     checkpoint.load_weights(model, average if average.is_file() else folder / "model.safetensors")
     return model.eval().requires_grad_(False).to(device)

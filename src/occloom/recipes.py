@@ -11,8 +11,8 @@ from occloom.engine.config import OneCycle, Recipe, TrainConfig
 from occloom.errors import InputError
 from occloom.models.baseline import BaselineConfig
 
-TOWN_TRAIN = tuple(f"{sequence:02d}" for sequence in range(40))
-TOWN_VAL = tuple(f"{sequence:02d}" for sequence in range(40, 44))
+TOWN_TRAIN = tuple(f"{sequence:02d}" for sequence in range(32))
+TOWN_VAL = tuple(f"{sequence:02d}" for sequence in range(32, 36))
 """Sequences 90 to 99 stay unseen, for `occloom demo`."""
 
 

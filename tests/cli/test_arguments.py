@@ -1,10 +1,12 @@
+import os
 from dataclasses import dataclass
 
 import pytest
 from tiny_recipes import tiny
 
-from occloom.cli.arguments import parse, split_name
+from occloom.cli.arguments import bind, leading_name, parse, ready_to_write, require_at_least, split_name
 from occloom.engine.config import Cosine, OneCycle, TrainConfig
+from occloom.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -55,3 +57,71 @@ def test_the_help_shows_the_lines_under_the_fields(capsys):
 )
 def test_the_leading_name_is_split_off(words, answer):
     assert split_name(words) == answer
+
+
+def greet(name: str = "you", *, times: int = 1) -> None:
+    """Greet somebody.
+
+    Args:
+        name: Whom.
+        times: How often.
+    """
+    print("\n".join([f"hello {name}"] * times))
+
+
+def test_a_bound_function_waits_for_its_call(capsys):
+    call = bind(greet, ["--name", "all", "--times", "2"], prog="occloom greet")
+    assert capsys.readouterr().out == ""
+    call()
+    assert capsys.readouterr().out == "hello all\nhello all\n"
+
+
+@pytest.mark.parametrize("columns", [None, "40", "200"])
+def test_a_refusal_is_the_same_line_on_every_terminal(monkeypatch, columns):
+    if columns is None:
+        monkeypatch.delenv("COLUMNS", raising=False)
+    else:
+        monkeypatch.setenv("COLUMNS", columns)
+    with pytest.raises(InputError) as caught:
+        bind(greet, ["--nane", "a-name-that-is-longer-than-a-narrow-terminal-is-wide"], prog="occloom greet")
+    assert str(caught.value) == (
+        "unrecognized options: --nane, a-name-that-is-longer-than-a-narrow-terminal-is-wide; "
+        "perhaps you meant --name; run `occloom greet --help`."
+    )
+    assert os.environ.get("COLUMNS") == columns
+
+
+def test_a_refusal_has_no_colours(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    with pytest.raises(InputError) as caught:
+        bind(greet, ["--times", "often"], prog="occloom greet")
+    assert "\x1b" not in str(caught.value)
+
+
+def test_what_a_record_refuses_is_an_input_error():
+    with pytest.raises(InputError, match=r"train\.steps is 0; it must be at least 1"):
+        read("--train.steps", "0", train=TrainConfig())
+
+
+def test_a_leading_name_is_asked_for(capsys):
+    assert leading_name(["a", "--b"], "NAME", "test", "usage") == ("a", ["--b"])
+    with pytest.raises(InputError, match=r"no NAME.*occloom test --help"):
+        leading_name(["--b"], "NAME", "test", "usage")
+    with pytest.raises(SystemExit) as left:
+        leading_name(["--help"], "NAME", "test", "usage")
+    assert not left.value.code
+    assert capsys.readouterr().out == "usage"
+
+
+def test_small_numbers_are_refused():
+    require_at_least("workers", 1, 1)
+    with pytest.raises(InputError, match="--workers is 0"):
+        require_at_least("workers", 0, 1)
+
+
+def test_a_file_to_write_has_a_folder_and_is_none(tmp_path):
+    ready_to_write(tmp_path / "new" / "file.json")
+    assert (tmp_path / "new").is_dir()
+    with pytest.raises(InputError, match="new: a folder"):
+        ready_to_write(tmp_path / "new")

@@ -58,7 +58,7 @@ def test_a_missing_checkpoint_is_one_line(tmp_path, capsys):
     assert run(["evaluate", str(tmp_path / "nowhere")]) == 2
     assert "no such folder" in capsys.readouterr().err
     assert run(["evaluate"]) == 2
-    assert "usage: occloom evaluate" in capsys.readouterr().err
+    assert "occloom evaluate --help" in capsys.readouterr().err
 
 
 def test_undefined_scores_are_dashes():

@@ -49,6 +49,8 @@ def test_other_classes_cannot_be_written_as_semantickitti(tiny_run, tmp_path, ca
     assert "other classes" in capsys.readouterr().err
 
 
-def test_without_a_checkpoint_the_usage_is_shown(capsys):
+def test_without_a_checkpoint_the_help_is_pointed_to(capsys):
     assert run(["predict"]) == 2
-    assert "usage: occloom predict" in capsys.readouterr().err
+    assert "occloom predict --help" in capsys.readouterr().err
+    assert run(["predict", "--help"]) == 0
+    assert "usage: occloom predict" in capsys.readouterr().out

@@ -1,11 +1,10 @@
 """`occloom benchmark RECIPE`: what a model costs on this machine."""
 
 import json
-import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
-from occloom.cli.arguments import parse, split_name
+from occloom.cli.arguments import leading_name, parse, require_at_least
 from occloom.recipes import RECIPES, resolve
 
 USAGE = """usage: occloom benchmark RECIPE [--parameters-only] [--json] [options]
@@ -27,14 +26,14 @@ class BenchmarkOptions:
     repeats: int = 3
     """Timed predictions, after one to warm up."""
 
+    def __post_init__(self) -> None:
+        require_at_least("repeats", self.repeats, 1)
+
 
 def main(arguments: list[str]) -> int:
     """Measure the recipe named by the first argument; the others replace fields of it."""
-    name, rest = split_name(arguments)
-    if name is None:
-        asked = "--help" in rest or "-h" in rest
-        print(USAGE.format(recipes=", ".join(RECIPES)), end="", file=sys.stdout if asked else sys.stderr)
-        return 0 if asked else 2
+    recipes = ", ".join(RECIPES)
+    name, rest = leading_name(arguments, f"RECIPE ({recipes})", "benchmark", USAGE.format(recipes=recipes))
     recipe = resolve(name)
     options, parts = parse(
         BenchmarkOptions,

@@ -1,12 +1,11 @@
 """`occloom evaluate CHECKPOINT`: score a checkpoint on a split."""
 
 import json
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from occloom.cli.arguments import parse, split_name
+from occloom.cli.arguments import leading_name, parse, ready_to_write, require_at_least
 from occloom.inference import find_checkpoint, load_model, load_recipe, shipped_models
 from occloom.interfaces import Split
 from occloom.metrics.protocols import MONOSCENE, SEMANTICKITTI
@@ -45,15 +44,19 @@ class EvaluateOptions:
     out: Path = Path("results.json")
     """Where scores, counts and their origin are written."""
 
+    def __post_init__(self) -> None:
+        for option, value, least in (
+            ("samples", self.samples, 0),
+            ("batch-size", self.batch_size, 1),
+            ("workers", self.workers, 0),
+        ):
+            require_at_least(option, value, least)
+
 
 def main(arguments: list[str]) -> int:
     """Score the checkpoint named by the first argument; the others set options and fields of its data."""
-    name, rest = split_name(arguments)
-    if name is None:
-        asked = "--help" in rest or "-h" in rest
-        shipped = ", ".join(shipped_models()) or "none in this package"
-        print(USAGE.format(shipped=shipped), end="", file=sys.stdout if asked else sys.stderr)
-        return 0 if asked else 2
+    shipped = ", ".join(shipped_models()) or "none in this package"
+    name, rest = leading_name(arguments, "CHECKPOINT", "evaluate", USAGE.format(shipped=shipped))
     recipe = load_recipe(name)
     options, parts = parse(
         EvaluateOptions,
@@ -62,9 +65,16 @@ def main(arguments: list[str]) -> int:
         prog=f"occloom evaluate {name}",
         description=f"Score {name}, which was trained by {recipe.name}.",
     )
+    ready_to_write(options.out)
     data = parts["data"] if options.root is None else replace(parts["data"], root=options.root)
 
-    from occloom.engine.evaluate import count, evenly_spaced, other_scenes, results  # slow to import
+    from occloom.engine.evaluate import (
+        count,
+        evenly_spaced,
+        other_scenes,
+        require_same_labels,
+        results,
+    )  # slow to import
     from occloom.engine.launch import launch
     from occloom.engine.logs import progress_bar
     from occloom.engine.provenance import commit
@@ -72,6 +82,7 @@ def main(arguments: list[str]) -> int:
     fabric = launch(recipe.train.precision)
     model = load_model(name, fabric.device)
     samples = data.build(options.split, model.needs)
+    require_same_labels(model, samples)
     indices = evenly_spaced(len(samples), options.samples)
     with progress_bar() as progress:
         progress.disable = not fabric.is_global_zero
@@ -98,7 +109,6 @@ def main(arguments: list[str]) -> int:
             "shuffled_images": options.shuffle_images,
         }
         report = {**origin, **results(counts, protocol, samples.grid, samples.label_space)}
-        options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(report, indent=1) + "\n")
         print(protocol.card())
         print(report_text(report))

@@ -107,12 +107,13 @@ def _call(name: str, arguments: list[str]) -> int:
 
 def _call_typed(function: Callable[..., Any], name: str, arguments: list[str]) -> int:
     """Run a function whose parameters are the options."""
-    import tyro
+    from occloom.cli.arguments import bind
 
     try:
-        tyro.cli(function, prog=f"occloom {name}", args=arguments)
+        call = bind(function, arguments, prog=f"occloom {name}")
     except SystemExit as left:
         return _code(left)
+    call()
     return 0
 
 
@@ -126,7 +127,11 @@ def _explain(error: OSError) -> str:
     reason = error.strerror or str(error)
     if error.filename is None:
         return f"{reason}."
-    remedy = "check the path" if isinstance(error, FileNotFoundError | NotADirectoryError) else "check its permissions"
+    remedy = "check its permissions"
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        remedy = "check the path"
+    elif isinstance(error, FileExistsError | IsADirectoryError):
+        remedy = "name another path"
     return f"{error.filename}: {reason.lower()}; {remedy}."
 
 

@@ -1,6 +1,5 @@
 """`occloom predict CHECKPOINT`: write predictions as files and pictures."""
 
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image
 
-from occloom.cli.arguments import parse, split_name
+from occloom.cli.arguments import leading_name, parse
 from occloom.data.kitti_files import write_voxel_labels
 from occloom.data.label_spaces import SEMANTIC_KITTI, to_raw_ids
 from occloom.errors import InputError
@@ -50,12 +49,8 @@ class PredictOptions:
 
 def main(arguments: list[str]) -> int:
     """Predict with the checkpoint named by the first argument; the others set options and fields of its data."""
-    name, rest = split_name(arguments)
-    if name is None:
-        asked = "--help" in rest or "-h" in rest
-        shipped = ", ".join(shipped_models()) or "none in this package"
-        print(USAGE.format(shipped=shipped), end="", file=sys.stdout if asked else sys.stderr)
-        return 0 if asked else 2
+    shipped = ", ".join(shipped_models()) or "none in this package"
+    name, rest = leading_name(arguments, "CHECKPOINT", "predict", USAGE.format(shipped=shipped))
     recipe = load_recipe(name)
     options, parts = parse(
         PredictOptions,
@@ -66,7 +61,8 @@ def main(arguments: list[str]) -> int:
     )
     data = parts["data"] if options.root is None else replace(parts["data"], root=options.root)
 
-    from occloom.engine.launch import launch  # slow to import, not needed for --help
+    from occloom.engine.evaluate import require_same_labels  # slow to import, not needed for --help
+    from occloom.engine.launch import launch
     from occloom.engine.loading import exact_batches
     from occloom.engine.logs import progress_bar
 
@@ -75,6 +71,7 @@ def main(arguments: list[str]) -> int:
     if model.label_space.names != SEMANTIC_KITTI.names:
         raise InputError(f"{name} predicts other classes", rule=".label files hold SemanticKITTI's raw ids")
     samples = data.build(options.split, model.needs)
+    require_same_labels(model, samples)
     indices = _chosen(samples, options.tokens)[fabric.global_rank :: fabric.world_size]
     with progress_bar() as progress, torch.no_grad():
         progress.disable = not fabric.is_global_zero

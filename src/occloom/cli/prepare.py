@@ -5,13 +5,13 @@ from typing import Literal
 
 import numpy as np
 import tyro
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from occloom.cache import create_cache
+from occloom.cli.arguments import bind, require_at_least, split_name
 from occloom.data.depth_cache import depth_entry, fill_depth_cache, frames_to_prepare
 from occloom.data.depth_report import depth_errors, markdown_table
 from occloom.data.depth_sources import DepthSource, FileDepth, LidarDepth, SgbmDepth
+from occloom.engine.logs import progress_bar
 from occloom.errors import InputError
 
 
@@ -37,18 +37,16 @@ def depth(
         files: With `file`: the folder that holds `sequences/NN/FFFFFF.npy`.
         workers: Processes.
     """
+    require_at_least("workers", workers, 1)
     chosen = frames_to_prepare(root, sequences, frames)
     maker = _source(source, files)
     folder = out or root / "depth" / source
     cache = create_cache(folder, maker.origin)
-    console = Console()
-    with Progress(
-        TextColumn("depth"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
-    ) as bar:
+    with progress_bar() as bar:
         task = bar.add_task("depth", total=len(chosen))
         for _ in fill_depth_cache(cache, maker, chosen, workers=workers):
             bar.advance(task)
-    console.print(f"Depth of {len(chosen)} frames lies in {folder}", soft_wrap=True)
+    print(f"Depth of {len(chosen)} frames lies in {folder}")
 
 
 def depth_report(*, root: Path, depth: Path, sequences: tuple[str, ...] = ()) -> None:
@@ -91,9 +89,17 @@ def main(arguments: list[str]) -> int:
     Raises:
         InputError: If an input cannot be used.
     """
-    tyro.extras.subcommand_cli_from_dict(
-        {"depth": depth, "depth-report": depth_report}, prog="occloom prepare", args=arguments
-    )
+    preparations = {"depth": depth, "depth-report": depth_report}
+    name, rest = split_name(arguments)
+    if name is None and {"-h", "--help"} & set(rest):
+        tyro.extras.subcommand_cli_from_dict(preparations, prog="occloom prepare", args=rest)
+    if name not in preparations:
+        raise InputError(
+            f"no preparation {name!r}" if name else "no preparation named",
+            rule=f"there are {', '.join(preparations)}",
+            remedy="run `occloom prepare --help`",
+        )
+    bind(preparations[name], rest, prog=f"occloom prepare {name}")()
     return 0
 
 

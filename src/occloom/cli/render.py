@@ -8,6 +8,7 @@ import numpy as np
 import tyro
 from jaxtyping import Bool, UInt8
 
+from occloom.cli.arguments import ready_to_write
 from occloom.cli.score import count_frame, read_prediction, read_truth
 from occloom.data.kitti_files import KittiFrame, read_calibration, read_image
 from occloom.data.label_spaces import SEMANTIC_KITTI
@@ -59,6 +60,13 @@ def render(
     """
     if (root is None) != (token is None):
         raise InputError("a frame of a data set needs --root and --token", remedy="give both, or neither")
+    if out.suffix.lower() != ".png":
+        raise InputError(
+            "not a name of a PNG", where=out, rule="--out names the picture to write", remedy="end it in .png"
+        )
+    ready_to_write(out)
+    if min(panel_size) < 1:
+        raise InputError(f"--panel-size is {panel_size}", rule="height and width are at least 1")
     frame = _from_layout(root, token) if root is not None and token is not None else _from_files(truth, prediction)
     if image is not None:
         frame = FrameContents(frame.name, frame.truth, frame.observed, read_image(image), frame.ego)
@@ -82,7 +90,6 @@ def render(
         panel_size=panel_size,
         ego=frame.ego,
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
     picture.save(out)
     print(out)
 

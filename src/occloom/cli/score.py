@@ -13,13 +13,14 @@ import tyro
 from jaxtyping import Bool, Int64, Integer, UInt8
 from rich.console import Console
 from rich.panel import Panel
-from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
+from occloom.cli.arguments import ready_to_write
 from occloom.data.kitti_files import read_voxel_bits, read_voxel_labels
 from occloom.data.label_spaces import IGNORED, SEMANTIC_KITTI, to_train_ids
 from occloom.data.semantickitti import SEMANTIC_KITTI_GRID
+from occloom.engine.logs import progress_bar
 from occloom.errors import InputError
 from occloom.metrics.confusion import count_confusion_by_bin, distance_rings, height_layers
 from occloom.metrics.protocols import MONOSCENE, SEMANTICKITTI, OccupancyScores, ScoringProtocol
@@ -64,6 +65,8 @@ def score(
         json_file: Also write the scores, as fractions, to this file.
         common_frames_only: Score the frames both folders have, where the two sets differ; else that is an error.
     """
+    if json_file is not None:
+        ready_to_write(json_file)
     chosen = {"semantickitti": SEMANTICKITTI, "monoscene": MONOSCENE}[protocol]
     predictions = find_label_files(prediction_folder, ("predictions", "voxels"))
     labels = find_label_files(label_folder, ("voxels",))
@@ -71,12 +74,13 @@ def score(
     counts = torch.zeros(SEMANTIC_KITTI.num_classes, SEMANTIC_KITTI.num_classes, dtype=torch.int64)
     details = _empty_details(distances, heights) if detail else {}
     console = Console()
-    for token in track(tokens, description="scoring", console=Console(stderr=True), transient=True):
-        truth, observed = read_truth(labels[token], labels[token].with_suffix(".invalid"))
-        prediction = read_prediction(predictions[token], observed)
-        counts += count_frame(prediction, truth, observed)
-        for part in details.values():
-            part.counts.add_(count_frame_by_bin(prediction, truth, observed, part.bins, len(part.edges)))
+    with progress_bar() as bar:
+        for token in bar.track(tokens, description="scoring"):
+            truth, observed = read_truth(labels[token], labels[token].with_suffix(".invalid"))
+            prediction = read_prediction(predictions[token], observed)
+            counts += count_frame(prediction, truth, observed)
+            for part in details.values():
+                part.counts.add_(count_frame_by_bin(prediction, truth, observed, part.bins, len(part.edges)))
     _print_scores(console, chosen, chosen.scores(counts), len(tokens))
     for name, part in details.items():
         console.print(_detail_table(name, chosen, part))

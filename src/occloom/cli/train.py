@@ -1,10 +1,9 @@
 """`occloom train RECIPE`: fit a model."""
 
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from occloom.cli.arguments import parse, split_name
+from occloom.cli.arguments import leading_name, parse
 from occloom.recipes import RECIPES, resolve
 
 USAGE = """usage: occloom train RECIPE [options]
@@ -28,11 +27,8 @@ class TrainOptions:
 
 def main(arguments: list[str]) -> int:
     """Train the recipe named by the first argument; the others replace fields of it."""
-    name, rest = split_name(arguments)
-    if name is None:
-        asked = "--help" in rest or "-h" in rest
-        print(USAGE.format(recipes=", ".join(RECIPES)), end="", file=sys.stdout if asked else sys.stderr)
-        return 0 if asked else 2
+    recipes = ", ".join(RECIPES)
+    name, rest = leading_name(arguments, f"RECIPE ({recipes})", "train", USAGE.format(recipes=recipes))
     recipe = resolve(name)
     parts = {"model": recipe.model, "data": recipe.data, "train": recipe.train}
     options, parts = parse(TrainOptions, parts, rest, prog=f"occloom train {name}", description=f"Train {name}.")

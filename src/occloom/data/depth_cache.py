@@ -47,7 +47,12 @@ def frames_to_prepare(
             pictures &= {p.stem for p in (base / name / "voxels").glob("*") if p.suffix in (".bin", ".label")}
         frames += [KittiFrame(root, name, stem) for stem in sorted(pictures)]
     if not frames:
-        raise InputError("no frame to prepare", where=base, rule=f"frames need image_2 and are chosen by {which}")
+        raise InputError(
+            "no frame to prepare",
+            where=base,
+            rule=f"frames need a picture in image_2{' and a file in voxels' if which == 'voxels' else ''}",
+            remedy="complete the download, or choose other --sequences or --frames",
+        )
     return tuple(frames)
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Float32, Float64, UInt8
 from PIL import Image
 
 from occloom.cache import CacheOrigin
-from occloom.data.kitti_files import KittiFrame, read_calibration, read_image, read_points
+from occloom.data.kitti_files import KittiFrame, read_calibration, read_image, read_image_size, read_points
 from occloom.data.pictures import read_depth
 from occloom.errors import InputError
 
@@ -119,6 +119,7 @@ class SgbmDepth:
                 f"the right picture is {right.shape[0]}x{right.shape[1]}, the left {left.shape[0]}x{left.shape[1]}",
                 where=frame.file("image_3", ".png"),
                 rule="a stereo pair has one size",
+                remedy="fetch both pictures again",
             )
         calibration = read_calibration(frame.folder / "calib.txt")
         focal = calibration.projections[2, 0, 0]
@@ -200,13 +201,9 @@ def picture_size(frame: KittiFrame) -> tuple[int, int]:
     """Height and width of image_2, without decoding it.
 
     Raises:
-        InputError: If there is no such picture.
+        InputError: If there is no such picture, or it is damaged.
     """
-    path = frame.file("image_2", ".png")
-    if not path.is_file():
-        raise InputError("no such picture", where=path, rule="depth has the size of image_2")
-    with Image.open(path) as image:
-        return image.height, image.width
+    return read_image_size(frame.file("image_2", ".png"))
 
 
 def _opencv() -> Any:

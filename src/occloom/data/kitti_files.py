@@ -158,7 +158,7 @@ def read_calibration(path: Path) -> Calibration:
         InputError: If the file or one of its lines is missing or malformed.
     """
     rows: dict[str, np.ndarray] = {}
-    for line in _read_bytes(path).decode().splitlines():
+    for line in _read_lines(path):
         key, _, values = line.partition(":")
         if key in ("P0", "P1", "P2", "P3", "Tr"):
             rows[key] = _numbers(values, 12, path, key).reshape(3, 4)
@@ -188,7 +188,7 @@ def read_poses(path: Path) -> Float64[np.ndarray, "N 4 4"]:
     Raises:
         InputError: If the file is missing or malformed.
     """
-    lines = _read_bytes(path).decode().splitlines()
+    lines = _read_lines(path)
     poses = [_with_last_row(_numbers(row, 12, path, f"row {i}").reshape(3, 4)) for i, row in enumerate(lines)]
     return np.stack(poses) if poses else np.zeros((0, 4, 4))
 
@@ -210,7 +210,7 @@ def read_times(path: Path) -> Float64[np.ndarray, " N"]:
     Raises:
         InputError: If the file is missing or malformed.
     """
-    lines = _read_bytes(path).decode().splitlines()
+    lines = _read_lines(path)
     return np.array([_numbers(row, 1, path, f"row {i}")[0] for i, row in enumerate(lines)], dtype=np.float64)
 
 
@@ -228,6 +228,21 @@ def read_image(path: Path) -> UInt8[np.ndarray, "H W 3"]:
     return np.asarray(open_image(path).convert("RGB"))
 
 
+def read_image_size(path: Path) -> tuple[int, int]:
+    """Height and width of a picture, from its header alone.
+
+    Raises:
+        InputError: If the file is missing or no picture.
+    """
+    if not path.is_file():
+        raise _missing(path)
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except (OSError, SyntaxError) as error:
+        raise _undecodable(path, error) from error
+
+
 def open_image(path: Path) -> Image.Image:
     """A picture, decoded.
 
@@ -241,12 +256,7 @@ def open_image(path: Path) -> Image.Image:
             image.load()
             return image
     except (OSError, SyntaxError) as error:
-        raise InputError(
-            "the picture cannot be decoded",
-            where=path,
-            rule=f"the decoder says: {error}",
-            remedy="the file is damaged: fetch it again",
-        ) from error
+        raise _undecodable(path, error) from error
 
 
 def write_image(path: Path, image: UInt8[np.ndarray, "H W 3"]) -> None:
@@ -263,7 +273,10 @@ def read_depth_png(path: Path) -> Float32[np.ndarray, "H W"]:
     image = open_image(path)
     if image.mode not in ("I;16", "I;16B", "I"):
         raise InputError(
-            f"the picture has mode {image.mode}", where=path, rule="a depth picture has one channel of 16 bits"
+            f"the picture has mode {image.mode}",
+            where=path,
+            rule="a depth picture has one channel of 16 bits",
+            remedy="name a KITTI depth picture",
         )
     return np.asarray(image).astype(np.float32) / np.float32(DEPTH_STEPS_PER_METRE)
 
@@ -283,6 +296,26 @@ def _parent(path: Path) -> Path:
 def _missing(path: Path) -> InputError:
     """The error for a file that is not there."""
     return InputError("no such file", where=path, remedy="check the root folder and that the download is complete")
+
+
+def _undecodable(path: Path, error: Exception) -> InputError:
+    """The error for a file that is no whole picture."""
+    return InputError(
+        "the picture cannot be decoded",
+        where=path,
+        rule=f"the decoder says: {error}",
+        remedy="the file is damaged: fetch it again",
+    )
+
+
+def _read_lines(path: Path) -> list[str]:
+    """The lines of a text file, or an InputError."""
+    try:
+        return _read_bytes(path).decode().splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"not text ({error})", where=path, rule="the file is UTF-8 text", remedy="fetch it again"
+        ) from error
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -312,9 +345,14 @@ def _numbers(text: str, count: int, path: Path, name: str) -> np.ndarray:
     try:
         values = np.array([float(word) for word in text.split()], dtype=np.float64)
     except ValueError as error:
-        raise InputError(f"{name}: {error}", where=path, rule=f"expected {count} numbers") from error
-    if len(values) != count:
-        raise InputError(f"{name} has {len(values)} numbers", where=path, rule=f"expected {count} numbers")
+        raise InputError(
+            f"{name}: {error}", where=path, rule=f"expected {count} numbers", remedy="fetch the file again"
+        ) from error
+    if len(values) != count or not np.isfinite(values).all():
+        what = f"{len(values)} numbers" if len(values) != count else "a number that is NaN or infinite"
+        raise InputError(
+            f"{name} has {what}", where=path, rule=f"expected {count} finite numbers", remedy="fetch the file again"
+        )
     return values
 
 

@@ -95,11 +95,13 @@ def read_depth(path: Path) -> Float32[np.ndarray, "H W"]:
         raise InputError(
             f"the depth map cannot be read ({error})", where=path, remedy="delete the file and prepare it again"
         ) from error
-    if depth.ndim != 2 or depth.dtype.kind != "f":
+    if not isinstance(depth, np.ndarray) or depth.ndim != 2 or depth.dtype.kind != "f":
+        found = f"{depth.dtype} with shape {depth.shape}" if isinstance(depth, np.ndarray) else "an archive"
         raise InputError(
-            f"the depth map is {depth.dtype} with shape {depth.shape}",
+            f"the depth map is {found}",
             where=path,
-            rule="a depth map is floating point with two axes, height and width",
+            rule="a depth map is one floating-point array with two axes, height and width",
+            remedy="delete the file and prepare it again",
         )
     wrong = ~(np.isfinite(depth) & (depth >= 0))
     if wrong.any():

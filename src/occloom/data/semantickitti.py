@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float64, Int64, UInt8
-from PIL import Image
+from jaxtyping import Bool, Float64, Int64, UInt8, UInt16
 from torch import Tensor
 
 from occloom.cache import MANIFEST, Cache, read_cache
@@ -21,6 +21,7 @@ from occloom.data.kitti_files import (
     Calibration,
     KittiFrame,
     read_calibration,
+    read_image_size,
     read_points,
     read_poses,
     read_times,
@@ -81,6 +82,10 @@ class SemanticKittiConfig:
         descending = all(a > b for a, b in zip(self.frames, self.frames[1:], strict=False))
         if not self.frames or self.frames[0] != 0 or not descending:
             raise InputError(f"frames is {self.frames}", rule="0 comes first, then older scans, as in 0 -3 -6")
+        if min(self.image_size) < 1:
+            raise InputError(f"image_size is {self.image_size}", rule="height and width are at least 1")
+        if not self.cameras:
+            raise InputError("cameras is empty", rule="it names image_2, image_3 or both")
 
     def build(self, split: Split, needs: Needs) -> "SemanticKitti":
         """Open a split, loading of each sample only what is needed.
@@ -125,7 +130,8 @@ class _Sequence:
     calibration: Calibration
     poses: Float64[np.ndarray, "N 4 4"]
     """Velodyne of each frame in that of the first; empty where only the present frame is read."""
-    times: Float64[np.ndarray, " N"]
+    times: Float64[np.ndarray, " M"]
+    """One a row of times.txt; seconds."""
     picture_size: tuple[int, int] | None
     """Height and width on disk, where there is a picture."""
 
@@ -229,8 +235,7 @@ class SemanticKitti:
         first = next(iter(sorted((folder / self.config.cameras[0]).glob("*.png"))), None)
         size = None
         if first is not None:
-            with Image.open(first) as image:
-                size = (image.height, image.width)
+            size = read_image_size(first)
         return _Sequence(calibration=calibration, poses=poses, times=times, picture_size=size)
 
     def _check_first_frames(self) -> None:
@@ -265,12 +270,14 @@ class SemanticKitti:
                 nearest = moments[-1]
                 moments.append(_Moment(nearest.frame, False, nearest.now_from_then, nearest.seconds))
                 continue
-            if present >= min(len(sequence.poses), len(sequence.times)):
-                raise InputError(
-                    f"no row for frame {now.name}",
-                    where=now.folder / "poses.txt",
-                    rule="poses.txt and times.txt have a row a scan",
-                )
+            for file, rows in (("poses.txt", sequence.poses), ("times.txt", sequence.times)):
+                if present >= len(rows):
+                    raise InputError(
+                        f"no row for frame {now.name}",
+                        where=now.folder / file,
+                        rule="poses.txt and times.txt have a row a scan",
+                        remedy="the file is truncated: fetch it again",
+                    )
             now_from_then = np.linalg.inv(sequence.poses[present]) @ sequence.poses[then]
             seconds = float(sequence.times[then] - sequence.times[present])
             moments.append(_Moment(frame=frame, valid=True, now_from_then=now_from_then, seconds=seconds))
@@ -358,7 +365,8 @@ def count_frequencies(dataset: SemanticKitti) -> Int64[np.ndarray, " K"]:
 def _voxel_frames(root: Path, sequence: str) -> list[KittiFrame]:
     """The frames of a sequence that have voxels."""
     folder = root / "sequences" / sequence
-    names = {path.stem for path in (folder / "voxels").glob("*") if path.suffix in (".bin", ".label")}
+    files = (folder / "voxels").glob("*")
+    names = {path.stem for path in files if path.suffix in (".bin", ".label") and path.stem.isdigit()}
     if not names:
         parent = root / "sequences"
         there = ", ".join(sorted(p.parent.name for p in parent.glob("*/voxels"))) or "none"
@@ -384,14 +392,32 @@ def _train_labels(frame: KittiFrame) -> UInt8[np.ndarray, "X Y Z"]:
     path = _label_file(frame)
     assert path is not None
     shape = SEMANTIC_KITTI_GRID.shape
-    if path.suffix == ".label":
-        raw = read_voxel_labels(path, shape)
-    else:
-        with np.load(path) as archive:
-            raw = archive["label"]
+    raw = read_voxel_labels(path, shape) if path.suffix == ".label" else _accumulated_labels(path)
     labels = to_train_ids(raw)
     labels[read_voxel_bits(frame.file("voxels", ".invalid"), shape)] = IGNORED
     return labels
+
+
+def _accumulated_labels(path: Path) -> UInt16[np.ndarray, "X Y Z"]:
+    """The raw ids in a `.npz` file of voxels_derived."""
+    try:
+        with np.load(path) as archive:
+            raw = archive["label"]
+    except (OSError, ValueError, EOFError, KeyError, TypeError, BadZipFile) as error:
+        raise InputError(
+            f"the labels cannot be read ({error})",
+            where=path,
+            rule="accumulated labels are the array `label` of a .npz archive",
+            remedy="the file is damaged: make it again",
+        ) from error
+    if raw.shape != SEMANTIC_KITTI_GRID.shape or raw.dtype != np.uint16:
+        raise InputError(
+            f"the labels are {raw.dtype} with shape {raw.shape}",
+            where=path,
+            rule=f"raw ids are uint16 on {SEMANTIC_KITTI_GRID.shape}",
+            remedy="make the file again",
+        )
+    return raw
 
 
 def _points(window: list[_Moment]) -> Points:

@@ -13,6 +13,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
+from textwrap import shorten
 from typing import Any, Literal
 
 import torch
@@ -27,6 +28,9 @@ from occloom.grid import LabelSpace, VoxelGrid
 
 SCHEMA = 1
 """Of recipe.json; a reader refuses another one."""
+
+_PARTS = ("recipe", "model", "data", "train", "grid", "label_space")
+_DAMAGED = "the file is damaged: use another checkpoint"
 
 Pointer = Literal["latest", "best"]
 
@@ -64,7 +68,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     """The contents of a checkpoint's recipe.json.
 
     Raises:
-        InputError: If the folder has none, or it is of another schema.
+        InputError: If the folder has none, or it is damaged or of another schema.
     """
     path = folder / "recipe.json"
     if not path.is_file():
@@ -73,12 +77,24 @@ def read_description(folder: Path) -> dict[str, Any]:
         )
     try:
         description = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+    except ValueError as error:
+        raise InputError(f"not JSON ({error})", where=path, remedy=_DAMAGED) from None
+    schema = description.get("schema") if isinstance(description, dict) else None
+    if schema != SCHEMA:
         raise InputError(
-            f"not JSON ({error})", where=path, remedy="the file is damaged; use another checkpoint"
-        ) from None
-    if description.get("schema") != SCHEMA:
-        raise InputError(f"schema {description.get('schema')}", where=path, rule=f"this version reads schema {SCHEMA}")
+            f"schema {schema}",
+            where=path,
+            rule=f"this version reads schema {SCHEMA}",
+            remedy="use a checkpoint of this version",
+        )
+    missing = [name for name in _PARTS if name not in description]
+    if missing or not isinstance(description["recipe"], str):
+        raise InputError(
+            f"no {missing[0]}" if missing else f"the recipe is {description['recipe']!r}",
+            where=path,
+            rule=f"it names the recipe and describes {', '.join(_PARTS[1:])}",
+            remedy=_DAMAGED,
+        )
     return description
 
 
@@ -130,7 +146,7 @@ def point(run: Path, pointer: Pointer, folder: Path) -> None:
 def pointed(run: Path, pointer: Pointer) -> Path | None:
     """The folder that a pointer names, or None where there is none."""
     path = run / pointer
-    folder = run / path.read_text().strip() if path.is_file() else None
+    folder = run / path.read_text(errors="replace").strip() if path.is_file() else None
     return folder if folder is not None and folder.is_dir() else None
 
 
@@ -166,8 +182,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
     """
     try:
         model.load_state_dict(load_file(path))
-    except (SafetensorError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
+    except (SafetensorError, RuntimeError, OSError) as error:
+        reason = shorten(str(error), 300, placeholder=" ...")
         raise InputError(
             f"cannot be loaded ({reason})", where=path, remedy="use the checkpoint of this recipe"
         ) from None
@@ -182,8 +198,8 @@ def load_progress(folder: Path) -> Progress:
     path = folder / "progress.pt"
     try:
         return Progress(**torch.load(path, weights_only=True, map_location="cpu"))
-    except (RuntimeError, EOFError, UnpicklingError) as error:
-        reason = " ".join(str(error).split())
+    except (RuntimeError, EOFError, UnpicklingError, OSError, TypeError, ValueError) as error:
+        reason = shorten(str(error), 300, placeholder=" ...")
         remedy = "write the name of an older step folder into `latest`, or begin a new run"
         raise InputError(f"cannot be loaded ({reason})", where=path, remedy=remedy) from None
 

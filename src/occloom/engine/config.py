@@ -95,9 +95,12 @@ class TrainConfig:
     """Of the weights, the batch order, the augmentation and dropout."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "save_every", "keep", "log_every"):
-            if getattr(self, name) < 1:
-                raise InputError(f"train.{name} is {getattr(self, name)}", rule="it must be at least 1")
+        counts = ("steps", "batch_size", "accumulate", "save_every", "keep", "log_every")
+        others = ("learning_rate", "weight_decay", "ema_decay", "workers", "validate_every", "validate_samples", "seed")
+        for names, least in ((counts, 1), (others, 0)):
+            for name in names:
+                if not getattr(self, name) >= least:
+                    raise InputError(f"train.{name} is {getattr(self, name)}", rule=f"it must be at least {least}")
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ def from_json(base: Config, values: Any, *, where: Path | str, prefix: str = "")
         prefix: Dotted path of `base` within the whole, for the error.
 
     Raises:
-        InputError: If a name or a value's type is not what `base` declares.
+        InputError: If a name or a value's type is not what `base` declares, or the dataclass refuses a value.
     """
     if not isinstance(values, dict):
         raise InputError(f"{prefix or 'the whole'} is {values!r}", where=where, rule="a table of fields is expected")
@@ -155,18 +158,30 @@ def from_json(base: Config, values: Any, *, where: Path | str, prefix: str = "")
         try:
             changes[name] = _typed(value, types_of[name])
         except TypeError:
-            raise InputError(f"{path} is {value!r}", where=where, rule=f"expected {types_of[name]}") from None
-    return replace(base, **changes)
+            kind = types_of[name].__name__ if isinstance(types_of[name], type) else str(types_of[name])
+            raise InputError(
+                f"{path} is {value!r}", where=where, rule=f"expected {kind.replace('typing.', '')}", remedy="change it"
+            ) from None
+    try:
+        return replace(base, **changes)
+    except ValueError as error:
+        raise InputError(f"{prefix or 'the whole'} is refused: {error}", where=where, remedy="change it") from None
 
 
 def override(base: Config, dotted: dict[str, Any], *, where: Path | str) -> Config:
-    """`base` with dotted keys such as `train.steps` replaced, by the types that `base` declares."""
+    """`base` with dotted keys such as `train.steps` replaced, by the types that `base` declares.
+
+    Raises:
+        InputError: As `from_json`, or if one key stands for a part of what another one names.
+    """
     nested: dict[str, Any] = {}
     for key, value in dotted.items():
         *parents, last = key.split(".")
         level = nested
         for parent in parents:
             level = level.setdefault(parent, {})
+            if not isinstance(level, dict):
+                raise InputError(f"{key} and {parent} are both named", where=where, remedy="name the fields one by one")
         level[last] = value
     return from_json(base, nested, where=where)
 

@@ -35,6 +35,22 @@ class Counts:
         return self.by_distance.sum(0)
 
 
+def require_same_labels(model: OccupancyModel, samples: SceneDataset) -> None:
+    """Refuse samples whose labels are of another grid or of other classes than the model's.
+
+    Raises:
+        InputError: If they differ.
+    """
+    if samples.grid != model.grid:
+        raise InputError(
+            f"the data's grid has {samples.grid.shape} voxels, the model's {model.grid.shape}",
+            rule="a model is scored on the grid it was trained for",
+            remedy="leave the data's options as they were in training",
+        )
+    if samples.label_space.names != model.label_space.names:
+        raise InputError("the data has other classes than the model", rule="a model is scored on its own classes")
+
+
 def ring_edges(grid: VoxelGrid) -> tuple[float, ...]:
     """Outer radii of rings of 10 m around the ego origin that cover the grid, in metres."""
     corners = [math.hypot(x, y) for x in (grid.lower[0], grid.upper[0]) for y in (grid.lower[1], grid.upper[1])]

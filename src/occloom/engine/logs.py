@@ -4,10 +4,13 @@ import csv
 import importlib.util
 import os
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from occloom.errors import InputError
 
 
 class CsvLog:
@@ -17,11 +20,23 @@ class CsvLog:
     """
 
     def __init__(self, path: Path, *, first_step: int) -> None:
-        """Go on with a file, dropping what lies at or after `first_step` (rows count steps that are done from 1)."""
+        """Go on with a file, dropping what lies at or after `first_step` (rows count steps that are done from 1).
+
+        Raises:
+            InputError: If the file is no such table.
+        """
         self.path = path
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        whole = [line for line in lines if line.endswith("\n")]
-        kept = whole[:1] + [line for line in whole[1:] if int(line.split(",")[0]) <= first_step]
+        try:
+            lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+            whole = [line for line in lines if line.endswith("\n")]
+            kept = whole[:1] + [line for line in whole[1:] if int(line.split(",")[0]) <= first_step]
+        except ValueError as error:
+            raise InputError(
+                f"not a log of a run ({error})",
+                where=path,
+                rule="each row begins with its step",
+                remedy="remove the file",
+            ) from None
         path.write_text("".join(kept) if len(kept) > 1 else "")
         self._file = path.open("a", newline="")
         self._has_header = len(kept) > 1
@@ -61,9 +76,11 @@ class RunLog:
         self.progress.start()
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """End the progress bar and close the files."""
-        self.progress.stop()
+        self.progress.__exit__(kind, error, trace)
         self.losses.close()
         self.scores.close()
         if self.board is not None:
@@ -94,9 +111,22 @@ class RunLog:
                 self.board.add_scalar(f"{group}/{name}", value, step)
 
 
+class _Bar(Progress):
+    """A progress bar that vanishes where an error ends it: the error's line then stands alone."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, Exception):
+            self.live.transient = True
+            self.live.stop()
+        else:
+            self.stop()
+
+
 def progress_bar(*columns: str) -> Progress:
     """A progress bar on stderr, with more columns of text; standard output stays for results."""
-    return Progress(
+    return _Bar(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),

@@ -99,12 +99,17 @@ def read_table(path: Path, resolve: Callable[[str], Recipe]) -> Table:
     """
     try:
         content = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"not TOML ({error})", where=path) from None
+    except ValueError as error:
+        raise InputError(
+            f"not TOML ({error})", where=path, remedy="correct the file; docs/training.md shows one"
+        ) from None
     shared, rows = content.pop("shared", {}), content.pop("row", [])
     head = from_json(TableFile(), content, where=path)
-    if not rows:
-        raise InputError("no [[row]]", where=path, rule="a table has one or more rows")
+    if not rows or not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise InputError("no [[row]]", where=path, rule="a table has one or more rows", remedy="begin each by [[row]]")
+    for name, overrides in (("shared", shared), *(("overrides", row.get("overrides", {})) for row in rows)):
+        if not isinstance(overrides, dict):
+            raise InputError(f"{name} is {overrides!r}", where=path, rule="it is a table of fields such as train.steps")
     table = Table(head.title, head.split, tuple(_read_row(row, shared, head, path, resolve) for row in rows))
     if len({row.folder(path, 0) for row in table.rows}) < len(table.rows):
         raise InputError("two rows of one name", where=path, rule="names differ in letters or digits")
@@ -198,7 +203,7 @@ def _run(
     identity = _identity(recipe)
     path = run / f"results-{split}.json"
     if path.is_file():
-        report = json.loads(path.read_text())
+        report = _read_report(path)
         if report["identity"] == identity:
             tell(f"{label}: done before")
             return report
@@ -222,6 +227,27 @@ def _run(
         unfinished.write_text(json.dumps(report) + "\n")
         unfinished.replace(path)
     fabric.barrier()
+    return report
+
+
+def _read_report(path: Path) -> dict[str, Any]:
+    """The results of a run that was finished before.
+
+    Raises:
+        InputError: If the file holds something else.
+    """
+    try:
+        report = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"not JSON ({error})", where=path, remedy="remove the file to score the run again") from None
+    needed = {"identity", "commit", "frames", *SCORES}
+    if not isinstance(report, dict) or needed - report.keys():
+        raise InputError(
+            "not the results of a run",
+            where=path,
+            rule=f"it has {', '.join(sorted(needed))}",
+            remedy="remove the file to score the run again",
+        )
     return report
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from occloom.backbones.fpn import TopDownNeck
 from occloom.backbones.resnet import resnet18
+from occloom.errors import InputError
 from occloom.grid import LabelSpace, Shape, VoxelGrid
 from occloom.heads.factorised import FactorisedHead, FactorisedScores
 from occloom.interfaces import Needs, OccupancyModel, Outputs
@@ -49,6 +50,21 @@ class BaselineConfig:
     """Of the 3D network at each of its scales, finest first."""
     volume_blocks: tuple[int, ...] = (1, 2, 2)
     """Residual blocks of each scale."""
+
+    def __post_init__(self) -> None:
+        sizes = {name: value for name, value in vars(self).items() if name not in ("near", "far")}
+        for name, value in sizes.items():
+            if min(value if isinstance(value, tuple) else (value,), default=0) < 1:
+                raise InputError(f"{name} is {value}", rule="it must be at least 1")
+        if self.feature_stride not in (4, 8, 16, 32):
+            raise InputError(f"feature_stride is {self.feature_stride}", rule="it is 4, 8, 16 or 32")
+        if not 0 <= self.near < self.far:
+            raise InputError(f"near is {self.near} and far {self.far}", rule="0 <= near < far")
+        if len(self.volume_channels) != len(self.volume_blocks):
+            raise InputError(
+                f"volume_channels has {len(self.volume_channels)} scales, volume_blocks {len(self.volume_blocks)}",
+                rule="both have one number a scale",
+            )
 
     def build(self, grid: VoxelGrid, label_space: LabelSpace) -> "Baseline":
         """Make the model, with random weights."""
