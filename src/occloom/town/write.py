@@ -6,9 +6,11 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -62,7 +64,8 @@ def write_town(
         The folders of the sequences, in order.
 
     Raises:
-        InputError: If a number is too small, or the folder holds something else or a town of other settings.
+        InputError: If a number is too small, the folder holds something else or a town of other settings, or a worker
+            is killed.
     """
     settings = TownSettings(seed, frames, image_size, following_scans, labels, image_every, scan_every)
     _check(sequences, first_sequence, workers, settings)
@@ -116,8 +119,21 @@ def _make_in_processes(
             failed = [future for future in done if future.exception() is not None]
             if failed:
                 pool.shutdown(cancel_futures=True)
-                failed[0].result()
+                _raise(failed[0].exception(), root)
             report()
+
+
+def _raise(error: BaseException | None, root: Path) -> NoReturn:
+    """Raises what stopped a worker; one that was killed left no words of its own."""
+    if isinstance(error, BrokenProcessPool):
+        raise InputError(
+            "a worker process was killed",
+            where=root,
+            rule="each worker needs about 700 MB of memory",
+            remedy="repeat the command to go on, with fewer workers if memory was short",
+        ) from error
+    assert error is not None
+    raise error
 
 
 @contextmanager
