@@ -1,6 +1,7 @@
 """Complete runs by name: a recipe is a function without arguments, a variant calls another and replaces fields."""
 
 import importlib
+import inspect
 import sys
 from collections.abc import Callable
 from difflib import get_close_matches
@@ -87,6 +88,12 @@ def resolve(name: str) -> Recipe:
         function = getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"cannot import recipe {name!r} ({error})", rule="package.module:function") from error
+    try:
+        inspect.signature(function).bind()
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{name} cannot be called ({error})", rule="a recipe is a function without arguments"
+        ) from error
     recipe = function()
     if not isinstance(recipe, Recipe):
         raise InputError(f"{name} returned {type(recipe).__name__}", rule="a recipe function returns a Recipe")

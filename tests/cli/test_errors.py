@@ -251,6 +251,9 @@ OPTION_CASES = [
     ("train baseline-twon", "baseline-town"),
     ("benchmark baseline-twon", "baseline-town"),
     ("train no_module:recipe", "no_module"),
+    ("train json:loads", "json:loads"),
+    ("train os:getcwd", "os:getcwd"),
+    ("train os:sep", "os:sep"),
     ("evaluate no-model", "no-model"),
     *(
         (f"{name} {option} 3", near)
@@ -341,7 +344,10 @@ OPTION_CASES = [
             ("first-sequence 99", "sequences"),
         )
     ),
-    *((f"demo {{root}}/demo --{option}", option.split()[0]) for option in ("sequences 0", "frames 0", "workers 0")),
+    *(
+        (f"demo {{root}}/demo --{option}", option.split()[0])
+        for option in ("sequences 0", "frames 0", "workers 0", "pictures -1")
+    ),
 ]
 
 

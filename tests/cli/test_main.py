@@ -51,7 +51,7 @@ def test_a_mistyped_command_is_answered_by_the_nearest(capsys):
 
 def test_a_mistyped_option_is_answered_by_the_nearest(capsys):
     assert run(["train", "tiny_recipes:tiny", "--train.stepz", "3"]) == 2
-    assert "--train.steps" in capsys.readouterr().err
+    assert "perhaps you meant --train.steps; run `occloom train" in one_line(capsys)
 
 
 def raising(error):
@@ -74,6 +74,8 @@ def failing(monkeypatch, error):
         (FileNotFoundError(2, "No such file or directory", "x/y"), "x/y: no such file or directory; check the path."),
         (PermissionError(13, "Permission denied", "x/y"), "x/y: permission denied; check its permissions."),
         (NotADirectoryError(20, "Not a directory", "x/y"), "x/y: not a directory; check the path."),
+        (IsADirectoryError(21, "Is a directory", "x/y"), "x/y: is a directory; name another path."),
+        (FileExistsError(17, "File exists", "x/y"), "x/y: file exists; name another path."),
         (OSError("disk"), "disk."),
     ],
 )

@@ -17,6 +17,7 @@ from rich.table import Table
 from torch import Tensor
 
 from occloom.cli import prepare
+from occloom.cli.arguments import require_at_least
 from occloom.cli.predict import draw
 from occloom.data.semantickitti import SemanticKittiConfig
 from occloom.engine.evaluate import count, evenly_spaced, other_scenes
@@ -64,6 +65,7 @@ def demo(
     """
     if not 1 <= sequences <= 100 - UNSEEN:
         raise InputError(f"{sequences} sequences", rule=f"1 to {100 - UNSEEN} were kept unseen", remedy="choose fewer")
+    require_at_least("pictures", pictures, 0)
     started, console = time.perf_counter(), Console()
     root = out / "town"
     _make_streets(root, sequences, frames, workers, console)

@@ -92,8 +92,10 @@ def read_depth(path: Path) -> Float32[np.ndarray, "H W"]:
     try:
         depth = np.load(path, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
+        # NumPy takes foreign bytes for pickled objects, and advises to load them unsafely.
+        reason = "it is no NumPy array of numbers" if "allow_pickle" in str(error) else error
         raise InputError(
-            f"the depth map cannot be read ({error})", where=path, remedy="delete the file and prepare it again"
+            f"the depth map cannot be read ({reason})", where=path, remedy="delete the file and prepare it again"
         ) from error
     if not isinstance(depth, np.ndarray) or depth.ndim != 2 or depth.dtype.kind != "f":
         found = f"{depth.dtype} with shape {depth.shape}" if isinstance(depth, np.ndarray) else "an archive"
