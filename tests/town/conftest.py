@@ -1,5 +1,8 @@
 """A world small enough to work out by hand: a road, a wall beside it, a post ahead and a box that drives."""
 
+from collections.abc import Callable
+from dataclasses import fields
+
 import numpy as np
 import pytest
 
@@ -70,3 +73,92 @@ def plain_world(flat_street: Street) -> World:
         lamps=np.zeros((0, 3), np.float32),
         duration=20.0,
     )
+
+
+Maker = Callable[[np.random.Generator], Mesh]
+
+
+def corners_of(mesh: Mesh) -> np.ndarray:
+    """The corners (F, 3, 3) of all triangles in double precision."""
+    return mesh.vertices[mesh.faces].astype(np.float64)
+
+
+@pytest.fixture(scope="session")
+def assert_sound() -> Callable[[Mesh], None]:
+    """The check that a mesh has solid triangles of known materials and colours within range."""
+
+    def check(mesh: Mesh) -> None:
+        corners = corners_of(mesh)
+        area = 0.5 * np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=-1)
+        assert np.isfinite(mesh.vertices).all()
+        assert area.min() > 1e-8
+        assert mesh.material.max() < len(Material)
+        assert mesh.colour.min() >= 0
+        assert mesh.colour.max() <= 1
+        assert mesh.faces.min() >= 0
+        assert mesh.faces.max() < len(mesh.vertices)
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def assert_same() -> Callable[[Mesh, Mesh], None]:
+    """The check that two meshes are equal to the last bit."""
+
+    def check(one: Mesh, two: Mesh) -> None:
+        for field in fields(Mesh):
+            np.testing.assert_array_equal(getattr(one, field.name), getattr(two, field.name))
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def assert_drawn(assert_same: Callable[[Mesh, Mesh], None]) -> Callable[[Maker], None]:
+    """The check that an asset is a function of its generator and of nothing else."""
+
+    def check(make: Maker) -> None:
+        assert_same(make(np.random.default_rng(3)), make(np.random.default_rng(3)))
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def assert_stands(assert_sound: Callable[[Mesh], None]) -> Callable[[Maker, tuple[float, float, float]], None]:
+    """The check that a thing stands on the ground about its origin and is no larger than a size along x, y, z."""
+
+    def check(make: Maker, largest: tuple[float, float, float]) -> None:
+        for seed in range(6):
+            mesh = make(np.random.default_rng(seed))
+            assert_sound(mesh)
+            low, high = mesh.vertices.min(axis=0), mesh.vertices.max(axis=0)
+            assert (high - low <= largest).all()
+            assert -0.06 < low[2] < 0.06
+            assert (np.abs(low + high)[:2] < (1.1, 0.2)).all()
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def assert_stuff(assert_sound: Callable[[Mesh], None]) -> Callable[[Maker, set[int]], None]:
+    """The check that an asset is sound, has just the given raw ids and is no instance."""
+
+    def check(make: Maker, labels: set[int]) -> None:
+        for seed in range(6):
+            mesh = make(np.random.default_rng(seed))
+            assert_sound(mesh)
+            assert set(mesh.label.tolist()) == labels
+            assert not mesh.instance.any()
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def extents() -> Callable[[Mesh], np.ndarray]:
+    """The function that gives the lowest and highest corner (N, 2, 3) of each instance of a mesh."""
+
+    def measure(mesh: Mesh) -> np.ndarray:
+        corners = corners_of(mesh)
+        things = [corners[mesh.instance == one].reshape(-1, 3) for one in np.unique(mesh.instance[mesh.instance > 0])]
+        return np.array([[thing.min(axis=0), thing.max(axis=0)] for thing in things]).reshape(-1, 2, 3)
+
+    return measure
