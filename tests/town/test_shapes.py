@@ -117,6 +117,7 @@ def test_a_ball_lies_on_its_ellipsoid_and_fills_it_better_with_more_sides() -> N
         np.testing.assert_allclose(np.linalg.norm((mesh.vertices - centre) / radii, axis=-1), 1.0, atol=1e-5)
         assert is_closed(mesh)
         shares.append(volume(mesh) / (4 / 3 * np.pi * radii.prod()))
+        assert np.ptp(mesh.vertices[:, 2]) > 0.995 * 2 * radii[2]  # hardly flattened at the poles
     assert shares == sorted(shares)
     assert 0.99 < shares[-1] < 1
 
