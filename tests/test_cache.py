@@ -60,6 +60,18 @@ def test_changed_inputs_are_refused(tmp_path: Path, root: Path):
     cache.check("out/a.bin", root)
 
 
+def test_inputs_are_found_however_the_root_is_named(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    cache = create_cache(tmp_path / "cache", ORIGIN)
+    write_atomically(cache.path("out/a.bin"), b"12345")
+    cache.record("out/a.bin", digests([root / "a.txt"], Path("data")))
+    cache.check("out/a.bin", Path("data"))
+    cache.check("out/a.bin", root)
+    (root / "a.txt").write_text("b")
+    with pytest.raises(InputError, match=r"a\.txt has changed"):
+        cache.check("out/a.bin", root)
+
+
 def test_a_cut_entry_is_not_done(tmp_path: Path, root: Path):
     cache = filled(tmp_path / "cache", root)
     cache.path("out/a.bin").write_bytes(b"123")

@@ -83,6 +83,16 @@ class Cache:
         Raises:
             InputError: If the entry cannot be used.
         """
+        entry = self.require_whole(name)
+        paths = {name: root / name for name in entry.inputs}
+        self._compare(entry, {name: _digest(path) for name, path in paths.items() if path.is_file()})
+
+    def require_whole(self, name: str) -> Entry:
+        """The record of an entry; its inputs are not looked at.
+
+        Raises:
+            InputError: If the entry is missing or cut short.
+        """
         entry = self._entries.get(name)
         if entry is None or not self._is_whole(entry):
             raise InputError(
@@ -91,7 +101,7 @@ class Cache:
                 rule=f"{self.folder / ENTRIES} lists every finished entry with its size",
                 remedy="run the preparation again: it resumes",
             )
-        self._compare(entry, digests((p for p in map(root.joinpath, entry.inputs) if p.is_file()), root))
+        return entry
 
     def record(self, name: str, inputs: Mapping[str, str]) -> None:
         """Note that the entry's file is finished; call it from one process only."""
@@ -190,7 +200,7 @@ def digests(paths: Iterable[Path], root: Path) -> dict[str, str]:
                 "no such file", where=path, rule="the preparation reads it", remedy="complete the download"
             )
         name = path.relative_to(root) if path.is_relative_to(root) else path.resolve()
-        found[name.as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
+        found[name.as_posix()] = _digest(path)
     return found
 
 
@@ -203,6 +213,11 @@ def write_atomically(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a file's contents."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _plain(origin: CacheOrigin) -> dict[str, object]:

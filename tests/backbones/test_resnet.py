@@ -47,13 +47,48 @@ def test_levels_have_the_stated_strides_and_channels(size):
         assert level.shape == (2, channels, -(-size[0] // stride), -(-size[1] // stride))
 
 
+def published_names(blocks, convolutions):
+    """The names that torchvision and timm both give a ResNet's tensors, classifier left out."""
+    pairs = [("conv1", "bn1")]
+    for layer, count in enumerate(blocks, start=1):
+        for block in range(count):
+            base = f"layer{layer}.{block}"
+            pairs += [(f"{base}.conv{i}", f"{base}.bn{i}") for i in range(1, convolutions + 1)]
+            if block == 0 and (layer > 1 or convolutions == 3):
+                pairs.append((f"{base}.downsample.0", f"{base}.downsample.1"))
+    norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    return [name for conv, bn in pairs for name in (f"{conv}.weight", *(f"{bn}.{part}" for part in norm))]
+
+
+@pytest.mark.parametrize("counts", [True, False])
+@pytest.mark.parametrize("classifier", [True, False])
+@pytest.mark.parametrize(
+    ("build", "blocks", "convolutions"), [(resnet18, (2, 2, 2, 2), 2), (resnet50, (3, 4, 6, 3), 3)]
+)
+def test_weights_of_torchvision_and_timm_load(tmp_path, build, blocks, convolutions, classifier, counts):
+    trunk, generator = build(width=8), torch.Generator().manual_seed(0)
+    state = {}
+    for name in published_names(blocks, convolutions):
+        if counts or not name.endswith("num_batches_tracked"):
+            own = trunk.state_dict()[name]
+            state[name] = torch.randn(own.shape, generator=generator) if own.shape else torch.tensor(7)
+    classes = {"fc.weight": torch.zeros(10, trunk.channels[-1]), "fc.bias": torch.zeros(10)} if classifier else {}
+    torch.save({**state, **classes}, tmp_path / "weights.pth")
+    load_torchvision_weights(trunk, tmp_path / "weights.pth")
+    loaded = trunk.state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in state.items())
+    assert {name for name in loaded if name not in state} == {
+        name for name in loaded if not counts and name.endswith("num_batches_tracked")
+    }
+
+
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_weights_load_without_the_classifier(tmp_path, suffix):
     source, trunk = resnet18(width=8), resnet18(width=8)
     state = {**source.state_dict(), "fc.weight": torch.zeros(10, 64), "fc.bias": torch.zeros(10)}
     path = tmp_path / f"weights{suffix}"
     save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
-    load_torchvision_weights(trunk, path, option="--trunk-weights")
+    load_torchvision_weights(trunk, path)
     for key, value in source.state_dict().items():
         assert torch.equal(trunk.state_dict()[key], value)
 
@@ -84,8 +119,8 @@ def test_weights_of_another_network_are_refused(tmp_path, damage, message):
     damage(state)
     torch.save(state, tmp_path / "weights.pth")
     with pytest.raises(InputError, match=message) as raised:
-        load_torchvision_weights(trunk, tmp_path / "weights.pth", option="--trunk-weights")
-    assert "--trunk-weights" in str(raised.value)
+        load_torchvision_weights(trunk, tmp_path / "weights.pth")
+    assert "torchvision or timm" in str(raised.value)
     assert str(tmp_path / "weights.pth") in str(raised.value)
 
 
@@ -94,7 +129,7 @@ def test_missing_and_broken_files_are_refused(tmp_path, name):
     if name.startswith("broken"):
         (tmp_path / name).write_bytes(b"not weights")
     with pytest.raises(InputError, match=name):
-        load_torchvision_weights(resnet18(width=8), tmp_path / name, option="--trunk-weights")
+        load_torchvision_weights(resnet18(width=8), tmp_path / name)
 
 
 def test_residual_block_against_plain_arithmetic():

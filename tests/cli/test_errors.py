@@ -11,7 +11,7 @@ from PIL import Image
 
 from occloom.cli.main import run
 from occloom.data import kitti_files
-from occloom.data.semantickitti import SEMANTIC_KITTI_GRID
+from occloom.data.label_spaces import SEMANTIC_KITTI_GRID
 
 FRAMES = ("000000", "000005")
 SIZE = (32, 96)

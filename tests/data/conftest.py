@@ -18,7 +18,7 @@ from occloom.data.kitti_files import (
     write_voxel_bits,
     write_voxel_labels,
 )
-from occloom.data.semantickitti import SEMANTIC_KITTI_GRID
+from occloom.data.label_spaces import SEMANTIC_KITTI_GRID
 from occloom.data.voxel_release import scan_voxels
 
 SIZE = (36, 122)

@@ -6,7 +6,7 @@ import torch
 
 from occloom.data.field_of_view import visible_voxels
 from occloom.data.kitti_files import read_calibration
-from occloom.data.semantickitti import SEMANTIC_KITTI_GRID
+from occloom.data.label_spaces import SEMANTIC_KITTI_GRID
 
 
 @pytest.mark.real_data

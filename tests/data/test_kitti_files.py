@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from occloom.data.kitti_files import (
     Calibration,
@@ -20,7 +21,6 @@ from occloom.data.kitti_files import (
     unpack_bits,
     velodyne_poses,
     write_calibration,
-    write_depth_png,
     write_image,
     write_point_labels,
     write_points,
@@ -70,14 +70,16 @@ def test_voxels_and_points_round_trip(tmp_path: Path):
         assert np.array_equal(np.stack(read_point_labels(tmp_path / "p.label")), labels)
 
 
-def test_pictures_and_depth_round_trip(tmp_path: Path):
+def test_pictures_round_trip_and_depth_pictures_are_256ths_of_a_metre(tmp_path: Path):
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (5, 9, 3)).astype(np.uint8)
     write_image(tmp_path / "i.png", image)
     assert np.array_equal(read_image(tmp_path / "i.png"), image)
-    depth = (rng.integers(0, 80 * 256, (5, 9)) / 256).astype(np.float32)
-    write_depth_png(tmp_path / "d.png", depth)
-    assert np.array_equal(read_depth_png(tmp_path / "d.png"), depth)
+    steps = rng.integers(0, 80 * 256, (5, 9)).astype(np.uint16)
+    Image.fromarray(steps).save(tmp_path / "d.png")
+    assert np.array_equal(read_depth_png(tmp_path / "d.png"), steps / 256)
+    with pytest.raises(InputError, match="16 bits"):
+        read_depth_png(tmp_path / "i.png")
 
 
 def test_calibration_poses_and_times_round_trip(tmp_path: Path):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from occloom.data.label_spaces import IGNORED, RAW_LABELS, SEMANTIC_KITTI, to_raw_ids, to_train_ids
+from occloom.data.label_spaces import IGNORED, RAW_LABELS, SEMANTIC_KITTI, SEMANTIC_KITTI_GRID, to_raw_ids, to_train_ids
 
 
 def test_every_class_comes_back_from_its_raw_id():
@@ -10,6 +10,13 @@ def test_every_class_comes_back_from_its_raw_id():
     assert np.array_equal(to_train_ids(raw), train)
     names = {label.raw_id: label.name for label in RAW_LABELS}
     assert [names[int(r)] for r in raw[1:]] == list(SEMANTIC_KITTI.names[1:])
+
+
+def test_classes_and_grid_are_the_published_ones():
+    assert SEMANTIC_KITTI.num_classes == 20
+    assert SEMANTIC_KITTI_GRID.lower == (0, -25.6, -2)
+    assert SEMANTIC_KITTI_GRID.upper == pytest.approx((51.2, 25.6, 4.4))
+    assert SEMANTIC_KITTI_GRID.num_voxels == 2_097_152
 
 
 def test_only_raw_zero_is_empty():

@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 
 from occloom.data.kitti_files import read_voxel_labels
-from occloom.data.label_spaces import to_train_ids
+from occloom.data.label_spaces import SEMANTIC_KITTI_GRID, to_train_ids
 from occloom.data.predictions import prediction_path, write_prediction, write_submission
-from occloom.data.semantickitti import SEMANTIC_KITTI_GRID
 from occloom.errors import InputError
 
 

@@ -1,12 +1,13 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from occloom.cache import create_cache
+from occloom.cache import CacheOrigin, create_cache
 from occloom.data.depth_cache import fill_depth_cache, frames_to_prepare
-from occloom.data.depth_sources import LidarDepth
+from occloom.data.depth_sources import DepthSource, LidarDepth, SgbmDepth
 from occloom.data.kitti_files import (
     read_calibration,
     read_point_labels,
@@ -17,8 +18,8 @@ from occloom.data.kitti_files import (
     write_image,
 )
 from occloom.data.label_reduction import majority_labels, monoscene_labels
-from occloom.data.label_spaces import SEMANTIC_KITTI, to_train_ids
-from occloom.data.semantickitti import SEMANTIC_KITTI_GRID, SemanticKittiConfig, count_frequencies
+from occloom.data.label_spaces import SEMANTIC_KITTI_GRID, to_train_ids
+from occloom.data.semantickitti import SemanticKittiConfig, count_frequencies
 from occloom.errors import InputError
 from occloom.geometry.voxelize import voxel_index
 from occloom.interfaces import Needs
@@ -140,12 +141,16 @@ def test_the_offset_of_the_colour_camera_is_a_choice(made_kitti: Path):
     assert torch.allclose(baseline[0], baseline[1], atol=1e-12)
 
 
+def prepare(root: Path, source: DepthSource, origin: CacheOrigin) -> None:
+    """Every picture's depth under <root>/depth/<source>, as if `origin` had made it."""
+    cache = create_cache(root / "depth" / origin.source, origin)
+    list(fill_depth_cache(cache, source, frames_to_prepare(root, (), "pictures"), workers=1))
+
+
 def test_prepared_depth_is_read_and_stale_depth_refused(make_kitti, tmp_path: Path):
     root = make_kitti(tmp_path, sequences=("00",))
-    source = LidarDepth()
-    cache = create_cache(root / "depth" / "lidar", source.origin)
-    frames = frames_to_prepare(root, (), "pictures")
-    list(fill_depth_cache(cache, source, frames, workers=1))
+    source, frames = LidarDepth(), frames_to_prepare(root, (), "pictures")
+    prepare(root, source, source.origin)
     config = config_of(root, depth=Path("lidar"), cameras=("image_3", "image_2"), frames=(0, -2))
     depth = config.build("train", DEPTH).sample(1).scene.depth
     assert not depth[:, :, 0].any()
@@ -158,6 +163,79 @@ def test_prepared_depth_is_read_and_stale_depth_refused(make_kitti, tmp_path: Pa
         config.build("train", DEPTH)
     with pytest.raises(InputError, match="occloom prepare depth"):
         config_of(root).build("train", DEPTH)
+
+
+@pytest.mark.parametrize(
+    ("origin", "named"),
+    [
+        (replace(SgbmDepth().origin, code_version=0), "code version 0, wanted 1"),
+        (SgbmDepth(block_size=3).origin, "setting block_size 3, wanted 5"),
+        (replace(LidarDepth().origin, code_version=0), "code version 0, wanted 1"),
+        (CacheOrigin(source="file", settings={"scale": 2}, code_version=1), "setting scale 2, wanted None"),
+    ],
+)
+def test_depth_that_this_version_would_not_write_is_refused(make_kitti, tmp_path: Path, origin, named: str):
+    root = make_kitti(tmp_path, sequences=("00",))
+    prepare(root, LidarDepth(), origin)
+    with pytest.raises(InputError, match=f"{named}.*prepare it again"):
+        config_of(root, depth=Path(origin.source)).build("train", DEPTH)
+
+
+def test_depth_of_a_source_of_somebody_else_is_read(make_kitti, tmp_path: Path):
+    root = make_kitti(tmp_path, sequences=("00",))
+    prepare(root, LidarDepth(), CacheOrigin(source="network", settings={"epochs": 3}, code_version=7))
+    dataset = config_of(root, depth=Path("network")).build("train", DEPTH)
+    frame = frames_to_prepare(root, (), "voxels")[1]
+    assert np.array_equal(dataset.sample(1).scene.depth[0, 0, 0].numpy(), LidarDepth().depth(frame))
+
+
+@pytest.mark.parametrize("name", ["000005", "000003"])
+@pytest.mark.parametrize("how", ["not listed", "cut short", "missing"])
+def test_every_frame_of_the_split_must_be_prepared(make_kitti, tmp_path: Path, name: str, how: str):
+    root = make_kitti(tmp_path, sequences=("00",))
+    prepare(root, LidarDepth(), LidarDepth().origin)
+    entries, entry = root / "depth" / "lidar" / "entries.jsonl", root / "depth" / "lidar" / f"sequences/00/{name}.npy"
+    if how == "not listed":
+        lines = entries.read_text().splitlines()
+        entries.write_text("\n".join(line for line in lines if f'"sequences/00/{name}.npy"' not in line))
+    elif how == "cut short":
+        entry.write_bytes(entry.read_bytes()[:-4])
+    else:
+        entry.unlink()
+    with pytest.raises(InputError, match=r"not whole.*run the preparation again") as caught:
+        config_of(root, depth=Path("lidar"), frames=(0, -2)).build("train", DEPTH)
+    assert caught.value.where == entry
+    config_of(root, depth=Path("lidar"), frames=(0, -2)).build("train", IMAGES)
+
+
+@pytest.mark.parametrize("changed", ["000005", "000003"])
+def test_a_picture_that_changed_is_noticed_when_its_depth_is_read(make_kitti, tmp_path: Path, changed: str):
+    root = make_kitti(tmp_path, sequences=("00",))
+    prepare(root, SgbmDepth(), SgbmDepth().origin)
+    dataset = config_of(root, depth=Path("stereo-sgbm"), frames=(0, -2)).build("train", DEPTH)
+    assert dataset.sample(1).scene.depth.any()
+    write_image(root / "sequences" / "00" / "image_2" / f"{changed}.png", np.zeros((*SIZE, 3), dtype=np.uint8))
+    assert dataset.sample(0).scene.depth.any()
+    with pytest.raises(InputError, match=rf"stale.*image_2/{changed}\.png.*prepare it again") as caught:
+        dataset.sample(1)
+    assert caught.value.where == root / "depth" / "stereo-sgbm" / f"sequences/00/{changed}.npy"
+
+
+def test_depth_that_was_made_from_other_data_is_refused_when_opened(make_kitti, tmp_path: Path):
+    root = make_kitti(tmp_path / "a", sequences=("00",))
+    other = make_kitti(tmp_path / "b", sequences=("08", "00"))
+    prepare(other, SgbmDepth(), SgbmDepth().origin)
+    with pytest.raises(InputError, match=r"stale.*00/image_2/000000\.png"):
+        config_of(root, depth=other / "depth" / "stereo-sgbm").build("train", DEPTH)
+
+
+def test_a_model_that_needs_depth_needs_the_left_camera(make_kitti, tmp_path: Path):
+    root = make_kitti(tmp_path, sequences=("00",))
+    prepare(root, LidarDepth(), LidarDepth().origin)
+    config = config_of(root, depth=Path("lidar"), cameras=("image_3",))
+    with pytest.raises(InputError, match=r"cameras is image_3.*add image_2"):
+        config.build("train", DEPTH)
+    assert config.build("train", IMAGES).sample(0).scene.depth is None
 
 
 @pytest.mark.parametrize("name", ["voxels/000000.label", "voxels/000000.invalid", "image_2/000000.png"])
@@ -234,8 +312,3 @@ def test_real_points_have_the_colour_camera_before_them(real_data: Path, sequenc
     height, width = (376, 1241) if sequence == "00" else (370, 1226)
     scale = np.array([1226 / width, 370 / height])
     assert np.allclose(ratio, (pixels + 0.5) * scale - 0.5, atol=1e-6)
-
-
-def test_the_label_space_is_the_published_one():
-    assert SEMANTIC_KITTI.num_classes == 20
-    assert SEMANTIC_KITTI_GRID.upper == pytest.approx((51.2, 25.6, 4.4))

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from occloom.data.semantickitti import SEMANTIC_KITTI_GRID, SemanticKittiConfig
+from occloom.data.label_spaces import SEMANTIC_KITTI_GRID
+from occloom.data.semantickitti import SemanticKittiConfig
 from occloom.data.transforms import ColourShift, draw_colour_shift, mirror, shift_colours
 from occloom.grid import VoxelGrid
 from occloom.interfaces import Needs

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from occloom.data.kitti_files import KittiFrame, read_voxel_bits, write_voxel_bits
-from occloom.data.semantickitti import SEMANTIC_KITTI_GRID, SemanticKittiConfig
+from occloom.data.label_spaces import SEMANTIC_KITTI_GRID
+from occloom.data.semantickitti import SemanticKittiConfig
 from occloom.data.voxel_release import require_present_release
 from occloom.errors import InputError
 from occloom.interfaces import Needs

@@ -15,10 +15,10 @@ from occloom.data.kitti_files import (
     read_voxel_labels,
     velodyne_poses,
 )
-from occloom.data.semantickitti import SEMANTIC_KITTI_GRID
+from occloom.data.label_spaces import SEMANTIC_KITTI_GRID
 from occloom.labels.voxelizer import select_returns, voxelize
 from occloom.town.mesh import World
-from occloom.town.semantickitti_writer import GRID, LabelRule, TownSettings, write_sequence
+from occloom.town.semantickitti_writer import LabelRule, TownSettings, write_sequence
 
 SIZE = (24, 80)
 
@@ -50,10 +50,6 @@ def drive(tmp_path_factory: pytest.TempPathFactory, plain_world: World) -> Path:
 
 def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
-
-
-def test_the_grid_is_the_readers() -> None:
-    assert GRID == SEMANTIC_KITTI_GRID
 
 
 def test_the_files_are_those_of_the_official_layout(drive: Path) -> None:
@@ -98,21 +94,22 @@ def test_voxelising_the_files_gives_the_voxel_files(drive: Path) -> None:
         select_returns(read_points(f.file("velodyne", ".bin")), read_point_labels(f.file("labels", ".label"))[0])
         for f in frames
     ]
-    label = read_voxel_labels(frames[0].file("voxels", ".label"), GRID.shape)
-    again = voxelize(scans, np.linalg.inv(poses[0]) @ poses, GRID)
+    label = read_voxel_labels(frames[0].file("voxels", ".label"), SEMANTIC_KITTI_GRID.shape)
+    again = voxelize(scans, np.linalg.inv(poses[0]) @ poses, SEMANTIC_KITTI_GRID)
     assert np.count_nonzero(label) > 5000
     # The poses went through a text file and two changes of frame: a point on a border may fall to the other side.
     assert np.count_nonzero(again != label) <= 2
-    alone = read_voxel_bits(frames[0].file("voxels", ".bin"), GRID.shape)
-    np.testing.assert_array_equal(voxelize(scans[:1], np.eye(4)[None], GRID) > 0, alone)
+    alone = read_voxel_bits(frames[0].file("voxels", ".bin"), SEMANTIC_KITTI_GRID.shape)
+    np.testing.assert_array_equal(voxelize(scans[:1], np.eye(4)[None], SEMANTIC_KITTI_GRID) > 0, alone)
 
 
 def test_masks_keep_the_official_promises(drive: Path) -> None:
     for name in ("000000", "000005"):
         frame = KittiFrame(drive, "04", name)
-        label = read_voxel_labels(frame.file("voxels", ".label"), GRID.shape)
+        label = read_voxel_labels(frame.file("voxels", ".label"), SEMANTIC_KITTI_GRID.shape)
         alone, occluded, invalid = (
-            read_voxel_bits(frame.file("voxels", suffix), GRID.shape) for suffix in (".bin", ".occluded", ".invalid")
+            read_voxel_bits(frame.file("voxels", suffix), SEMANTIC_KITTI_GRID.shape)
+            for suffix in (".bin", ".occluded", ".invalid")
         )
         assert not invalid[(label > 0) | alone].any()
         assert occluded[(label > 0) | alone].all()
@@ -131,7 +128,7 @@ def test_moving_things_leave_tubes_and_exact_labels_do_not(tmp_path: Path, plain
         assert len({file.file("voxels", suffix).read_bytes() for file in files}) == 1
 
     def length(frame: KittiFrame) -> float:
-        moving = np.argwhere(read_voxel_labels(frame.file("voxels", ".label"), GRID.shape) == 252)
+        moving = np.argwhere(read_voxel_labels(frame.file("voxels", ".label"), SEMANTIC_KITTI_GRID.shape) == 252)
         return 0.2 * (np.ptp(moving[:, 0]) + 1)
 
     assert abs(length(files[1]) - 4.0) <= 0.4

@@ -1,4 +1,4 @@
-"""ResNet image trunks whose state dict has torchvision's keys (He et al., CVPR 2016; stride in the 3x3 convolution)."""
+"""ResNet image trunks (He et al., CVPR 2016; stride in the 3x3 convolution), with torchvision's and timm's keys."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -112,7 +112,7 @@ class ResNet(nn.Module):
             for s in range(4)
         ]
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
-        # Not saved, so that the keys stay torchvision's.
+        # Not saved, so that the keys stay torchvision's and timm's.
         self.register_buffer("mean", torch.tensor(IMAGE_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGE_STD).view(3, 1, 1), persistent=False)
         self.apply(_initialise)
@@ -157,18 +157,19 @@ def resnet50(*, width: int = 64, finest_stride: int = 4, norm: Norm = nn.BatchNo
     return ResNet(Bottleneck, (3, 4, 6, 3), width=width, finest_stride=finest_stride, norm=norm)
 
 
-def load_torchvision_weights(trunk: ResNet, path: Path, *, option: str) -> None:
-    """Load torchvision's weights of the same ResNet from a `.pth` or `.safetensors` file, its classifier left out.
+def load_torchvision_weights(trunk: ResNet, path: Path) -> None:
+    """Load weights of the same ResNet as torchvision and timm save them; both use the same keys.
+
+    Those of the classifier (`fc.`) are left out where there are any; counts of batches may be missing.
 
     Args:
-        trunk: Receives the weights.
-        path: File with a state dict.
-        option: The command-line option that named the file, for the message.
+        trunk: Receives the weights; its norm must be batch normalisation.
+        path: `.pth` or `.safetensors` file with a state dict.
 
     Raises:
         InputError: If the file is missing, unreadable, or of another network.
     """
-    remedy = f"give {option} a torchvision state dict of the same ResNet (.pth or .safetensors)"
+    remedy = "name a state dict of the same ResNet from torchvision or timm (.pth or .safetensors)"
     if not path.is_file():
         raise InputError("no such weights file", where=path, remedy=remedy)
     try:

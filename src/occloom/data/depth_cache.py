@@ -10,8 +10,8 @@ from typing import Literal
 
 import numpy as np
 
-from occloom.cache import Cache, digests, write_atomically
-from occloom.data.depth_sources import DepthSource
+from occloom.cache import MANIFEST, Cache, digests, read_cache, require_origin, write_atomically
+from occloom.data.depth_sources import DepthSource, FileDepth, LidarDepth, SgbmDepth
 from occloom.data.kitti_files import KittiFrame
 from occloom.errors import InputError
 
@@ -19,6 +19,22 @@ from occloom.errors import InputError
 def depth_entry(frame: KittiFrame) -> str:
     """The name of a frame's depth map in its cache: the layout of VoxFormer and VoxDet."""
     return f"sequences/{frame.token}.npy"
+
+
+def open_depth_cache(folder: Path) -> Cache | None:
+    """The cache of prepared depth in a folder, to read from; None where the folder is no cache.
+
+    Raises:
+        InputError: If the manifest is damaged, or one of occloom's sources made the cache with other settings or by
+            other code than it has now.
+    """
+    if not (folder / MANIFEST).is_file():
+        return None
+    cache = read_cache(folder)
+    for source in (SgbmDepth(), LidarDepth(), FileDepth(folder)):
+        if source.origin.source == cache.origin.source:
+            require_origin(cache, source.origin)
+    return cache
 
 
 def frames_to_prepare(

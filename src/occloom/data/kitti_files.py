@@ -281,12 +281,6 @@ def read_depth_png(path: Path) -> Float32[np.ndarray, "H W"]:
     return np.asarray(image).astype(np.float32) / np.float32(DEPTH_STEPS_PER_METRE)
 
 
-def write_depth_png(path: Path, depth: Float32[np.ndarray, "H W"]) -> None:
-    """Write KITTI's 16-bit depth picture; depth is rounded to 1/256 m and cut at 255.99 m."""
-    steps = np.clip(np.rint(depth * DEPTH_STEPS_PER_METRE), 0, np.iinfo(np.uint16).max)
-    Image.fromarray(steps.astype(np.uint16)).save(_parent(path))
-
-
 def _parent(path: Path) -> Path:
     """`path`, its folder made."""
     path.parent.mkdir(parents=True, exist_ok=True)

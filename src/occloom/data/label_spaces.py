@@ -1,11 +1,11 @@
-"""The classes of the benchmarks, and the tables between the ids in files and the dense ids in memory."""
+"""The classes and grids of the benchmarks, and the tables between the ids in files and the dense ids in memory."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import UInt8, UInt16
 
-from occloom.grid import LabelSpace
+from occloom.grid import LabelSpace, VoxelGrid
 
 IGNORED = 255
 """Train id of voxels that neither train nor score; it ends in the loader, where it becomes `observed = False`."""
@@ -131,6 +131,9 @@ SEMANTIC_KITTI = LabelSpace(
     ),
 )
 """Semantic scene completion on SemanticKITTI: empty and 19 classes; frequencies as MonoScene counted them."""
+
+SEMANTIC_KITTI_GRID = VoxelGrid(lower=(0.0, -25.6, -2.0), voxel_size=(0.2, 0.2, 0.2), shape=(256, 256, 32))
+"""Of SemanticKITTI's voxel files: 51.2 m ahead, 25.6 m to each side, in the velodyne frame."""
 
 
 def _voxel_table() -> UInt8[np.ndarray, " raw"]:

@@ -7,10 +7,10 @@ import numpy as np
 from jaxtyping import Integer
 
 from occloom.data.kitti_files import write_voxel_labels
-from occloom.data.label_spaces import SEMANTIC_KITTI, to_raw_ids
+from occloom.data.label_spaces import SEMANTIC_KITTI, SEMANTIC_KITTI_GRID, to_raw_ids
 from occloom.errors import InputError
 
-LABEL_BYTES = 2 * 256 * 256 * 32
+LABEL_BYTES = 2 * SEMANTIC_KITTI_GRID.num_voxels
 
 
 def prediction_path(folder: Path, token: str) -> Path:
@@ -57,7 +57,7 @@ def write_submission(folder: Path, archive: Path) -> int:
                 raise InputError(
                     f"the prediction has {file.stat().st_size} bytes",
                     where=file,
-                    rule=f"it has {LABEL_BYTES}: uint16 on 256x256x32",
+                    rule=f"it has {LABEL_BYTES}: uint16 on {'x'.join(map(str, SEMANTIC_KITTI_GRID.shape))}",
                     remedy="predict on the full grid",
                 )
             zipped.write(file, file.relative_to(folder).as_posix())

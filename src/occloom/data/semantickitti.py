@@ -16,7 +16,8 @@ import torch
 from jaxtyping import Bool, Float64, Int64, UInt8, UInt16
 from torch import Tensor
 
-from occloom.cache import MANIFEST, Cache, read_cache
+from occloom.cache import Cache
+from occloom.data.depth_cache import depth_entry, open_depth_cache
 from occloom.data.kitti_files import (
     Calibration,
     KittiFrame,
@@ -30,7 +31,7 @@ from occloom.data.kitti_files import (
     velodyne_poses,
 )
 from occloom.data.label_reduction import majority_labels, monoscene_labels
-from occloom.data.label_spaces import IGNORED, SEMANTIC_KITTI, to_train_ids
+from occloom.data.label_spaces import IGNORED, SEMANTIC_KITTI, SEMANTIC_KITTI_GRID, to_train_ids
 from occloom.data.pictures import PictureFit
 from occloom.data.transforms import draw_colour_shift, mirror, shift_colours
 from occloom.data.voxel_release import require_present_release
@@ -38,9 +39,6 @@ from occloom.errors import InputError
 from occloom.grid import LabelSpace, VoxelGrid
 from occloom.interfaces import Needs, Split
 from occloom.scene import Cameras, Points, Sample, Scene, Target
-
-SEMANTIC_KITTI_GRID = VoxelGrid(lower=(0.0, -25.6, -2.0), voxel_size=(0.2, 0.2, 0.2), shape=(256, 256, 32))
-"""51.2 m ahead, 25.6 m to each side, in the velodyne frame."""
 
 CameraName = Literal["image_2", "image_3"]
 
@@ -173,7 +171,9 @@ class SemanticKitti:
             )
         self.tokens: tuple[str, ...] = tuple(frame.token for frame in self._frames)
         self._sequences = {name: self._open(name) for name in dict.fromkeys(f.sequence for f in self._frames)}
-        self._check_first_frames()
+        self._check_releases()
+        if self.needs.depth:
+            self._check_depth()
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -238,13 +238,32 @@ class SemanticKitti:
             size = read_image_size(first)
         return _Sequence(calibration=calibration, poses=poses, times=times, picture_size=size)
 
-    def _check_first_frames(self) -> None:
-        """Refuse, once a sequence, voxels of the old release and depth that was made from other files."""
-        first = {frame.sequence: frame for frame in reversed(self._frames)}
-        for frame in first.values():
+    def _first_frames(self) -> list[KittiFrame]:
+        """One frame a sequence."""
+        return list({frame.sequence: frame for frame in reversed(self._frames)}.values())
+
+    def _check_releases(self) -> None:
+        """Refuse voxels of the old release."""
+        for frame in self._first_frames():
             require_present_release(frame, SEMANTIC_KITTI_GRID)
-            if self.needs.depth and self._depth_cache is not None:
-                self._depth_cache.check(f"sequences/{frame.token}.npy", self.config.root)
+
+    def _check_depth(self) -> None:
+        """Refuse depth that is of another camera, not prepared for every frame, or made from other files.
+
+        Every frame must have its entry; digests are compared of one frame a sequence here, and of each when it is read.
+        """
+        if "image_2" not in self.config.cameras:
+            raise InputError(
+                f"the model needs depth and cameras is {', '.join(self.config.cameras)}",
+                rule="depth is prepared for image_2 alone",
+                remedy="add image_2 to cameras",
+            )
+        cache = self._depth_cache
+        if cache is not None:
+            for moment in (moment for frame in self._frames for moment in self._window(frame)):
+                cache.require_whole(depth_entry(moment.frame))
+            for frame in self._first_frames():
+                cache.check(depth_entry(frame), self.config.root)
 
     @cached_property
     def _depth_cache(self) -> Cache | None:
@@ -256,7 +275,7 @@ class SemanticKitti:
                 rule="depth names a prepared source",
                 remedy="run `occloom prepare depth --source stereo-sgbm` and give depth=stereo-sgbm",
             )
-        return read_cache(folder) if (folder / MANIFEST).is_file() else None
+        return open_depth_cache(folder)
 
     def _window(self, now: KittiFrame) -> list[_Moment]:
         """The frames to read; where one does not exist, the nearest one after it stands in."""
@@ -338,10 +357,11 @@ class SemanticKitti:
         folder = self.config.depth_folder
         assert folder is not None
         depth = torch.zeros(1, len(window), len(self.config.cameras), *fit.target)
-        if "image_2" in self.config.cameras:
-            for t, moment in enumerate(window):
-                path = folder / "sequences" / f"{moment.frame.token}.npy"
-                depth[0, t, self.config.cameras.index("image_2")] = fit.depth(path)
+        for t, moment in enumerate(window):
+            entry = depth_entry(moment.frame)
+            if self._depth_cache is not None:
+                self._depth_cache.check(entry, self.config.root)
+            depth[0, t, self.config.cameras.index("image_2")] = fit.depth(folder / entry)
         return depth
 
     def _augment(self, sample: Sample, rng: np.random.Generator) -> Sample:

@@ -9,10 +9,9 @@ from jaxtyping import Bool, Float32
 
 from occloom.data.kitti_files import KittiFrame, read_points, read_voxel_bits
 from occloom.errors import InputError
+from occloom.geometry.voxelize import FARTHEST, NEAREST
 from occloom.grid import VoxelGrid
 
-NEAREST, FARTHEST = 2.5, 70.0
-"""Range in metres of the points that the voxelizer counts."""
 ROAD_AHEAD, ROAD_HALF_WIDTH, ROAD_TOP = (2.0, 15.0), 2.0, -1.6
 """Metres: where the road stands one sensor height (1.73 m) below the velodyne."""
 
@@ -44,7 +43,7 @@ def require_present_release(frame: KittiFrame, grid: VoxelGrid) -> None:
 
 
 def scan_voxels(points: Float32[np.ndarray, "P 4"], grid: VoxelGrid) -> Bool[np.ndarray, "X Y Z"]:
-    """Voxels that hold a point between 2.5 and 70 m from the sensor."""
+    """Voxels that hold a point that the voxelizer counts."""
     positions = points[:, :3].astype(np.float64)
     distance = np.linalg.norm(positions, axis=1)
     positions = positions[(distance >= NEAREST) & (distance <= FARTHEST)]

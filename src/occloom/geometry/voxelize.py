@@ -6,6 +6,9 @@ from torch import Tensor
 
 from occloom.grid import Shape, VoxelGrid
 
+NEAREST, FARTHEST = 2.5, 70.0
+"""Range in metres of the points that SemanticKITTI's voxelizer counts (reference datasets_and_metrics 1.2)."""
+
 
 def voxel_coordinates(points: Float[Tensor, "*b 3"], grid: VoxelGrid) -> Float[Tensor, "*b 3"]:
     """Points of the ego frame, in metres, as continuous voxel coordinates: voxel i reaches from i to i + 1."""

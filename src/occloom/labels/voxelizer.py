@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Integer, UInt16
 
+from occloom.geometry.voxelize import FARTHEST, NEAREST
 from occloom.grid import VoxelGrid
 from occloom.labels.visibility import never_seen, occupied_rays, unseen
 
@@ -54,8 +55,8 @@ def select_returns(
     points: Float[np.ndarray, "P C"],
     raw: Integer[np.ndarray, " P"],
     *,
-    min_range: float = 2.5,
-    max_range: float = 70.0,
+    min_range: float = NEAREST,
+    max_range: float = FARTHEST,
 ) -> Returns:
     """Keeps the points of one scan that may vote.
 

@@ -26,7 +26,7 @@ from occloom.data.kitti_files import (
     write_voxel_bits,
     write_voxel_labels,
 )
-from occloom.grid import VoxelGrid
+from occloom.data.label_spaces import SEMANTIC_KITTI_GRID
 from occloom.labels.voxelizer import Returns, label_frame, select_returns
 from occloom.town.camera import render_image
 from occloom.town.exact_labels import exact_labels
@@ -36,7 +36,6 @@ from occloom.town.mesh import World
 from occloom.town.scene_rays import WorldRays
 
 LabelRule = Literal["scans", "exact"]
-GRID = VoxelGrid(lower=(0.0, -25.6, -2.0), voxel_size=(0.2, 0.2, 0.2), shape=(256, 256, 32))
 SCANS_PER_SECOND = 10
 SCANS_PER_FRAME = 5  # every fifth scan has voxel labels, as in SemanticKITTI
 
@@ -160,10 +159,10 @@ def _write_voxels(
 ) -> None:
     """Labels, the filled voxels of the scan, and both masks; the masks follow the scans under either rule."""
     ego_from_world = np.linalg.inv(poses[0])
-    voxels = label_frame(scans, ego_from_world @ poses, GRID)
+    voxels = label_frame(scans, ego_from_world @ poses, SEMANTIC_KITTI_GRID)
     label = voxels.label
     if settings.labels == "exact":
-        label = exact_labels(rays.mesh(number / SCANS_PER_SECOND), ego_from_world, GRID)
+        label = exact_labels(rays.mesh(number / SCANS_PER_SECOND), ego_from_world, SEMANTIC_KITTI_GRID)
     write_voxel_labels(frame.file("voxels", ".label"), label)
     write_voxel_bits(frame.file("voxels", ".bin"), voxels.scan)
     write_voxel_bits(frame.file("voxels", ".occluded"), voxels.occluded)

@@ -7,9 +7,8 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from occloom.data.kitti_files import KittiFrame, read_voxel_bits, read_voxel_labels
-from occloom.data.label_spaces import SEMANTIC_KITTI, to_train_ids
+from occloom.data.label_spaces import SEMANTIC_KITTI, SEMANTIC_KITTI_GRID, to_train_ids
 from occloom.errors import InputError
-from occloom.town.semantickitti_writer import GRID
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,8 @@ def class_shares(root: Path) -> ClassShares:
     counts: dict[str, np.ndarray] = {}
     for path in files:
         frame = KittiFrame(root, path.parent.parent.name, path.stem)
-        train = to_train_ids(read_voxel_labels(path, GRID.shape))
-        known = ~read_voxel_bits(frame.file("voxels", ".invalid"), GRID.shape)
+        train = to_train_ids(read_voxel_labels(path, SEMANTIC_KITTI_GRID.shape))
+        known = ~read_voxel_bits(frame.file("voxels", ".invalid"), SEMANTIC_KITTI_GRID.shape)
         found = np.bincount(train[known], minlength=256)[: SEMANTIC_KITTI.num_classes]
         counts[frame.sequence] = counts.get(frame.sequence, 0) + found
     stacked = np.stack(list(counts.values())).astype(np.int64)
