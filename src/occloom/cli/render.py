@@ -11,8 +11,8 @@ from jaxtyping import Bool, UInt8
 from occloom.cli.arguments import ready_to_write
 from occloom.cli.score import count_frame, read_prediction, read_truth
 from occloom.data.kitti_files import KittiFrame, read_calibration, read_image
-from occloom.data.label_spaces import SEMANTIC_KITTI
-from occloom.data.semantickitti import SEMANTIC_KITTI_GRID, SemanticKittiConfig
+from occloom.data.label_spaces import SEMANTIC_KITTI, SEMANTIC_KITTI_GRID
+from occloom.data.semantickitti import SemanticKittiConfig
 from occloom.errors import InputError
 from occloom.interfaces import Needs
 from occloom.metrics.naive import ROAD_HEIGHT

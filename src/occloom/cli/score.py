@@ -18,8 +18,7 @@ from torch import Tensor
 
 from occloom.cli.arguments import ready_to_write
 from occloom.data.kitti_files import read_voxel_bits, read_voxel_labels
-from occloom.data.label_spaces import IGNORED, SEMANTIC_KITTI, to_train_ids
-from occloom.data.semantickitti import SEMANTIC_KITTI_GRID
+from occloom.data.label_spaces import IGNORED, SEMANTIC_KITTI, SEMANTIC_KITTI_GRID, to_train_ids
 from occloom.engine.logs import progress_bar
 from occloom.errors import InputError
 from occloom.metrics.confusion import count_confusion_by_bin, distance_rings, height_layers
