@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from occloom.errors import InputError
+from occloom.errors import InputError, refused_by_system
 
 
 def test_all_parts_stand_in_one_line_in_their_order():
@@ -20,3 +20,11 @@ def test_only_what_is_needed():
 def test_callers_may_catch_it_as_a_value_error():
     with pytest.raises(ValueError, match="too large"):
         raise InputError("too large")
+
+
+def test_what_the_operating_system_refuses_is_named_with_its_file(tmp_path):
+    with pytest.raises(FileNotFoundError) as error:
+        (tmp_path / "nothing").read_text()
+    refused = refused_by_system(error.value)
+    assert str(refused) == f"{tmp_path / 'nothing'}: no such file or directory; check the path."
+    assert str(refused_by_system(OSError("disk full"))) == "disk full."

@@ -1,4 +1,4 @@
-"""The one error a user can cause."""
+"""The one error a user can cause, and how the operating system's become one."""
 
 from pathlib import Path
 
@@ -25,3 +25,16 @@ class InputError(ValueError):
         parts = [f"{where}: {what}" if where is not None else what]
         parts += [part for part in (rule, remedy) if part]
         super().__init__("; ".join(part.rstrip(".") for part in parts) + ".")
+
+
+def refused_by_system(error: OSError) -> InputError:
+    """What the operating system refused, as an error of one line that names the file."""
+    reason = error.strerror or str(error)
+    if error.filename is None:
+        return InputError(reason)
+    remedy = "check its permissions"
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        remedy = "check the path"
+    elif isinstance(error, FileExistsError | IsADirectoryError):
+        remedy = "name another path"
+    return InputError(reason.lower(), where=error.filename, remedy=remedy)

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from importlib import import_module, metadata
@@ -8,6 +9,7 @@ import pytest
 from occloom.cli import main as module
 from occloom.cli.main import COMMANDS, run
 from occloom.errors import InputError
+from occloom.recipes import TOWN_TRAIN, TOWN_VAL
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
@@ -17,6 +19,12 @@ def test_the_help_teaches_in_a_screen(capsys, words):
     assert len(lines) <= 30
     assert max(map(len, lines)) <= 100
     assert all(any(line.strip().startswith(name) for line in lines) for name in COMMANDS)
+
+
+def test_the_first_steps_make_every_sequence_that_they_train_on(capsys):
+    assert run([]) == 0
+    (made,) = re.findall(r"occloom town town --sequences (\d+)", capsys.readouterr().out)
+    assert {*TOWN_TRAIN, *TOWN_VAL} == {f"{sequence:02d}" for sequence in range(int(made))}
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -80,6 +80,17 @@ def test_an_unreadable_sample_is_one_line_also_from_a_worker(workers):
     assert str(error.value) == "00/000002.bin: truncated."
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_the_system_refuses_is_one_line_also_from_a_worker(workers):
+    line = "00/000002.bin: permission denied; check its permissions."
+    with pytest.raises(InputError) as error:
+        list(training_batches(samples(forbidden=2), order(), workers=workers))
+    assert str(error.value) == line
+    with pytest.raises(InputError) as error:
+        list(exact_batches(samples(forbidden=2), range(3), workers=workers))
+    assert str(error.value) == line
+
+
 @pytest.mark.parametrize("batch_size", [1, 2, 9])
 def test_exact_batches_hold_each_sample_once_in_order(batch_size):
     data = samples()

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from occloom.engine.logs import CsvLog, RunLog
@@ -29,6 +31,23 @@ def test_a_log_that_begins_anew_forgets_what_was_there(tmp_path):
     log.add(1, {"error": 0.25})
     log.close()
     assert rows(path) == ["step,error", "1,0.25"]
+
+
+def test_a_process_killed_while_a_log_is_taken_up_leaves_its_rows(tmp_path, monkeypatch):
+    path = tmp_path / "log.csv"
+    path.write_text("step,loss\n1,0.5\n2,0.25\n")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killing:
+        killing.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            CsvLog(path, first_step=1)
+    assert rows(path) == ["step,loss", "1,0.5", "2,0.25"]
+    CsvLog(path, first_step=1).close()
+    assert rows(path) == ["step,loss", "1,0.5"]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_floats_read_back_exactly(tmp_path):

@@ -3,15 +3,16 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_recipes import TinyData, TinyModelConfig, tiny
+from tiny_recipes import TinyData, TinyModel, TinyModelConfig, tiny
 
 from occloom.engine import checkpoint
+from occloom.engine.launch import launch
 from occloom.engine.train import build_model, build_model_without_memory, fit
 from occloom.errors import InputError
 
@@ -103,8 +104,6 @@ def test_a_run_that_was_killed_in_mid_epoch_ends_bitwise_equal(whole_run, tmp_pa
 
 @pytest.mark.parametrize("changes", [{"accumulate": 2}, {"precision": "bf16-mixed"}])
 def test_resuming_is_exact_with_every_kind_of_step(fabric, tmp_path, changes):
-    from occloom.engine.launch import launch
-
     fabric = launch(changes.get("precision", "32-true"))
     recipe = with_train(steps=8, save_every=2, keep=9, **changes)
     fit(recipe, tmp_path / "one", fabric)
@@ -164,6 +163,44 @@ def test_batches_that_cannot_be_shared_out_bad_data_and_bad_losses_are_one_line(
         fit(replace(tiny(), data=TinyData(broken=2)), tmp_path / "b", fabric)
     with pytest.raises(InputError, match="loss cross_entropy is nan at step"):
         fit(with_train(learning_rate=float("inf")), tmp_path / "c", fabric)
+
+
+@dataclass(frozen=True)
+class PoisonedConfig(TinyModelConfig):
+    from_step: int = 4
+
+    def build(self, grid, label_space):
+        return Poisoned(self, grid, label_space)
+
+
+class Poisoned(TinyModel):
+    """From a step on the loss is as it was, and its gradient NaN: that of a root at 0."""
+
+    steps = 0
+
+    def loss(self, outputs, target):
+        self.steps += 1
+        terms = super().loss(outputs, target)
+        if self.steps >= self.config.from_step:
+            terms["size"] = terms["size"] + (0 * self.temperature).sqrt()
+        return terms
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize(
+    ("save_every", "left", "named"),
+    [(2, 2, "norm of the gradient is nan at step 4"), (3, 3, "loss cross_entropy is nan at step 6")],
+)
+def test_weights_that_are_no_numbers_are_never_saved(tmp_path, precision, save_every, left, named):
+    recipe = with_train(steps=8, save_every=save_every, log_every=99, validate_every=0, precision=precision)
+    with pytest.raises(InputError, match=named):
+        fit(replace(recipe, model=PoisonedConfig()), tmp_path, launch(precision))
+    assert [path.name for path in tmp_path.glob("step-*")] == [f"step-{left:06d}"]
+    folder = checkpoint.pointed(tmp_path, "latest")
+    assert folder is not None
+    assert folder.name == f"step-{left:06d}"
+    for tensors in weights(folder).values():
+        assert all(bool(tensor.isfinite().all()) for tensor in tensors.values())
 
 
 def test_clipping_and_the_schedule_reach_the_log(fabric, tmp_path):

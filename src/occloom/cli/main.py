@@ -8,7 +8,7 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Any
 
-from occloom.errors import InputError
+from occloom.errors import InputError, refused_by_system
 
 COMMANDS = {
     "demo": "predict streets that the shipped model never saw, score and draw them",
@@ -32,7 +32,7 @@ usage: occloom COMMAND [options]         occloom COMMAND --help lists the option
 {commands}
 
 first steps:
-  occloom town town --sequences 9 --frames 10               make a small world
+  occloom town town --sequences 36 --frames 6               make a small world
   occloom prepare depth --root town                         add stereo depth
   occloom train baseline-town --data.root town              train on it
   occloom evaluate runs/baseline-town --data.root town      score it
@@ -76,7 +76,7 @@ def run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        return _fail(_explain(error), debug)
+        return _fail(str(refused_by_system(error)), debug)
     except KeyboardInterrupt:
         print("occloom: interrupted", file=sys.stderr)
         return 130
@@ -120,19 +120,6 @@ def _call_typed(function: Callable[..., Any], name: str, arguments: list[str]) -
 def _code(left: SystemExit) -> int:
     """The exit code that a parser chose."""
     return left.code if isinstance(left.code, int) else 0
-
-
-def _explain(error: OSError) -> str:
-    """What the operating system refused, with the file's name."""
-    reason = error.strerror or str(error)
-    if error.filename is None:
-        return f"{reason}."
-    remedy = "check its permissions"
-    if isinstance(error, FileNotFoundError | NotADirectoryError):
-        remedy = "check the path"
-    elif isinstance(error, FileExistsError | IsADirectoryError):
-        remedy = "name another path"
-    return f"{error.filename}: {reason.lower()}; {remedy}."
 
 
 def _fail(message: str, debug: bool) -> int:

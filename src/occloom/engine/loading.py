@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int64
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from occloom.errors import InputError
+from occloom.errors import InputError, refused_by_system
 from occloom.interfaces import SceneDataset
 from occloom.scene import Sample, collate
 
@@ -78,6 +78,8 @@ class AugmentedSamples(Dataset[Sample | InputError]):
             return self.samples.sample(index, np.random.default_rng([self.seed, epoch, index]))
         except InputError as error:
             return error
+        except OSError as error:
+            return refused_by_system(error)
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,8 @@ class ExactSamples(Dataset[Sample | InputError]):
             return Sample(scene=other.scene, target=sample.target, tokens=sample.tokens)
         except InputError as error:
             return error
+        except OSError as error:
+            return refused_by_system(error)
 
 
 def training_batches(

@@ -37,7 +37,10 @@ class CsvLog:
                 rule="each row begins with its step",
                 remedy="remove the file",
             ) from None
-        path.write_text("".join(kept) if len(kept) > 1 else "")
+        # A process killed here leaves the old rows or the new ones.
+        unfinished = path.with_suffix(".unfinished")
+        unfinished.write_text("".join(kept) if len(kept) > 1 else "")
+        unfinished.replace(path)
         self._file = path.open("a", newline="")
         self._has_header = len(kept) > 1
 

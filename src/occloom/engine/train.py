@@ -124,21 +124,24 @@ def _train(recipe: Recipe, run: Path, fabric: Fabric, state: State, description:
             state.step = step + 1
             state.seconds = time.monotonic() - started
 
-            if _due(state.step, config.log_every, config.steps):
+            logs = _due(state.step, config.log_every, config.steps)
+            validates = val_data is not None and _due(state.step, config.validate_every, config.steps)
+            saves = _due(state.step, config.save_every, config.steps)
+            if logs or validates or saves:
                 terms = _mean_terms(parts, fabric)
-                _refuse_nan(terms, state.step)
-                if log is not None:
+                _refuse_nan(terms, float(norm), config, state.step)
+                if logs and log is not None:
                     log.add_losses(state.step, terms, rate=rate, norm=float(norm))
 
             best = False
-            if val_data is not None and _due(state.step, config.validate_every, config.steps):
+            if val_data is not None and validates:
                 scores = _validate(recipe, state, val_data, fabric)
                 best = scores.miou > state.best_miou
                 state.best_miou = max(scores.miou, state.best_miou)
                 if log is not None:
                     log.add_scores(state.step, {"iou": scores.iou, "miou": scores.miou})
 
-            if best or _due(state.step, config.save_every, config.steps):
+            if best or saves:
                 if log is not None:
                     log.sync()
                     _save(run, state, description, fabric, best=best, keep=config.keep)
@@ -291,13 +294,19 @@ def _mean_terms(parts: list[dict[str, Tensor]], fabric: Fabric) -> dict[str, flo
     return dict(zip(names, means.tolist(), strict=True))
 
 
-def _refuse_nan(terms: dict[str, float], step: int) -> None:
-    """Stop a run that cannot recover."""
-    wrong = [name for name, value in terms.items() if not math.isfinite(value)]
+def _refuse_nan(terms: dict[str, float], norm: float, config: TrainConfig, step: int) -> None:
+    """Stop a run that cannot recover, before its weights are saved.
+
+    In 16-mixed a gradient may overflow: the scaler then leaves the step out.
+    """
+    values = {f"loss {name}": value for name, value in terms.items()}
+    if config.precision != "16-mixed":
+        values["norm of the gradient"] = norm
+    wrong = [name for name, value in values.items() if not math.isfinite(value)]
     if wrong:
         raise InputError(
-            f"the loss {wrong[0]} is {terms[wrong[0]]} at step {step}",
-            rule="a finite loss is expected",
+            f"the {wrong[0]} is {values[wrong[0]]} at step {step}",
+            rule="a finite number is expected",
             remedy="lower --train.learning-rate or --train.clip-norm; the last checkpoint is as it was",
         )
 
