@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from occloom.cli.render import frame_title, render
+from occloom.cli.render import render
 from occloom.data.kitti_files import write_voxel_bits, write_voxel_labels
 from occloom.errors import InputError
 
@@ -47,19 +47,9 @@ def test_invalid_voxels_beside_the_truth_are_not_drawn(files, tmp_path):
     assert whole.shape == observed.shape
     # With the car hidden both panels are alike.
     top, left, right = 12 + 34 + 22, 12, 12 + PANEL[1] + 12
-    panels = [observed[top : top + PANEL[0], x : x + PANEL[1]] for x in (left, right)]
-    np.testing.assert_array_equal(*panels)
+    one, two = (observed[top : top + PANEL[0], x : x + PANEL[1]] for x in (left, right))
+    np.testing.assert_array_equal(one, two)
     assert (whole != observed).any()
-
-
-def test_title_tells_the_scores_of_the_frame(files):
-    prediction, truth = np.zeros((2, 4, 4, 4), np.uint8)
-    truth[0, :, 0] = 9
-    prediction[0, :, 0] = 9
-    prediction[1, :, 0] = 1
-    observed = np.ones((4, 4, 4), bool)
-    title = frame_title("08/000000", prediction, truth, observed)
-    assert title == "08/000000    IoU 50.0    mIoU 50.0 over 2 classes present"
 
 
 def test_nothing_to_draw_is_refused(files, tmp_path):

@@ -8,9 +8,11 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image
 
-from occloom.cli.arguments import leading_name, parse
-from occloom.data.kitti_files import write_voxel_labels
-from occloom.data.label_spaces import SEMANTIC_KITTI, to_raw_ids
+from occloom.cli.arguments import leading_name, parse, ready_to_write
+from occloom.cli.frame_title import frame_title
+from occloom.data.label_spaces import SEMANTIC_KITTI
+from occloom.data.predictions import prediction_path, write_prediction, write_submission
+from occloom.data.semantickitti import SEMANTIC_KITTI_GRID
 from occloom.errors import InputError
 from occloom.inference import load_model, load_recipe, shipped_models
 from occloom.interfaces import OccupancyModel, SceneDataset, Split
@@ -23,7 +25,8 @@ from occloom.viewer.images import EgoMarker, comparison_picture
 USAGE = """usage: occloom predict CHECKPOINT --root ROOT --out DIR [options]
 
 Writes DIR/sequences/NN/predictions/FFFFFF.label, as the SemanticKITTI server and `occloom score` expect them, and
-with --picture DIR/pictures/NN_FFFFFF.png: camera picture, prediction and truth side by side.
+with --picture DIR/pictures/NN_FFFFFF.png: camera picture, prediction and truth side by side. --submission FILE.zip
+packs all .label files of DIR as the server wants them.
 
 CHECKPOINT: a step folder, a run folder (its best step), or a shipped model ({shipped})
 options: occloom predict CHECKPOINT --help
@@ -45,6 +48,8 @@ class PredictOptions:
     """Only these frames of the split, such as 08/000000 08/000005; all of them unless given."""
     picture: bool = False
     """Draw each frame as well."""
+    submission: Path | None = None
+    """Zip to write at the end, for the benchmark's server: all predictions that lie in the folder."""
 
 
 def main(arguments: list[str]) -> int:
@@ -59,6 +64,8 @@ def main(arguments: list[str]) -> int:
         prog=f"occloom predict {name}",
         description=f"Predict with {name}, which was trained by {recipe.name}.",
     )
+    if options.submission is not None:
+        ready_to_write(options.submission)
     data = parts["data"] if options.root is None else replace(parts["data"], root=options.root)
 
     from occloom.engine.evaluate import require_same_labels  # slow to import, not needed for --help
@@ -68,8 +75,7 @@ def main(arguments: list[str]) -> int:
 
     fabric = launch(recipe.train.precision)
     model = load_model(name, fabric.device)
-    if model.label_space.names != SEMANTIC_KITTI.names:
-        raise InputError(f"{name} predicts other classes", rule=".label files hold SemanticKITTI's raw ids")
+    _require_semantickitti(name, model)
     samples = data.build(options.split, model.needs)
     require_same_labels(model, samples)
     indices = _chosen(samples, options.tokens)[fabric.global_rank :: fabric.world_size]
@@ -80,15 +86,17 @@ def main(arguments: list[str]) -> int:
             with fabric.autocast():
                 prediction = model.predict(sample.scene)[0].to("cpu", torch.uint8).numpy()
             token = sample.tokens[0]
-            sequence, _, frame = token.rpartition("/")
-            file = options.out / "sequences" / sequence / "predictions" / f"{frame}.label"
-            write_voxel_labels(file, to_raw_ids(prediction))
+            write_prediction(prediction_path(options.out, token), prediction)
             if options.picture:
                 picture = options.out / "pictures" / f"{token.replace('/', '_')}.png"
                 picture.parent.mkdir(parents=True, exist_ok=True)
                 draw(model, batch, prediction, recipe.protocol).save(picture)
+    fabric.barrier()
     if fabric.is_global_zero:
         print(f"written: {options.out}")
+        if options.submission is not None:
+            number = write_submission(options.out, options.submission)
+            print(f"submission: {options.submission}, {number} predictions")
     return 0
 
 
@@ -96,15 +104,14 @@ def draw(
     model: OccupancyModel, sample: Sample, prediction: UInt8[np.ndarray, "X Y Z"], protocol: ScoringProtocol
 ) -> Image.Image:
     """A sample's camera picture, its prediction, and its truth where known; scores of this frame in the title."""
-    truth, observed, title = None, None, sample.tokens[0]
+    name = sample.tokens[0]
+    truth, observed, title = None, None, name
     if sample.target is not None:
         target = sample.target
         truth, observed = target.labels[0].numpy(), target.observed[0].numpy()
         predicted = torch.from_numpy(prediction)[None]
-        scores = protocol.scores(
-            count_confusion(predicted, target.labels, target.observed, model.label_space.num_classes)
-        )
-        title += f"   IoU {100 * scores.iou:.1f}  mIoU {100 * scores.miou:.1f}  (percent, this frame alone)"
+        counts = count_confusion(predicted, target.labels, target.observed, model.label_space.num_classes)
+        title = frame_title(name, counts, protocol)
     images, cameras = sample.scene.images, sample.scene.cameras
     image = ego = None
     if images is not None:
@@ -125,6 +132,22 @@ def draw(
         title=title,
         ego=ego,
     )
+
+
+def _require_semantickitti(name: str, model: OccupancyModel) -> None:
+    """Refuse a model whose predictions no .label file can hold.
+
+    Raises:
+        InputError: If it has other classes or another grid.
+    """
+    if model.label_space.names != SEMANTIC_KITTI.names:
+        raise InputError(f"{name} predicts other classes", rule=".label files hold SemanticKITTI's raw ids")
+    if model.grid != SEMANTIC_KITTI_GRID:
+        raise InputError(
+            f"{name} predicts a grid of {'x'.join(map(str, model.grid.shape))} voxels",
+            rule=f".label files hold {'x'.join(map(str, SEMANTIC_KITTI_GRID.shape))} voxels of 0.2 m",
+            remedy="use a model that was trained with --data.label-scale 1",
+        )
 
 
 def _chosen(samples: SceneDataset, tokens: tuple[str, ...]) -> list[int]:

@@ -9,6 +9,7 @@ import tyro
 from jaxtyping import Bool, UInt8
 
 from occloom.cli.arguments import ready_to_write
+from occloom.cli.frame_title import frame_title
 from occloom.cli.score import count_frame, read_prediction, read_truth
 from occloom.data.kitti_files import KittiFrame, read_calibration, read_image
 from occloom.data.label_spaces import SEMANTIC_KITTI, SEMANTIC_KITTI_GRID
@@ -77,7 +78,7 @@ def render(
         raise InputError("--errors needs a prediction and a truth", remedy="name both")
     title = frame.name
     if volume is not None and frame.truth is not None:
-        title = frame_title(frame.name, volume, frame.truth, frame.observed)
+        title = frame_title(frame.name, count_frame(volume, frame.truth, frame.observed), SEMANTICKITTI)
     picture = comparison_picture(
         frame.image,
         volume,
@@ -92,25 +93,6 @@ def render(
     )
     picture.save(out)
     print(out)
-
-
-def frame_title(
-    name: str,
-    prediction: UInt8[np.ndarray, "X Y Z"],
-    truth: UInt8[np.ndarray, "X Y Z"],
-    observed: Bool[np.ndarray, "X Y Z"],
-) -> str:
-    """The frame's name and its own IoU and mIoU, in percent.
-
-    A benchmark pools frames and counts absent classes as 0; for one frame the mean is taken over the classes that occur
-    in prediction or truth.
-    """
-    counts = count_frame(prediction, truth, observed)
-    scores = SEMANTICKITTI.scores(counts)
-    occurs = (counts.sum(0) + counts.sum(1)) > 0
-    present = [scores.per_class[c] for c in SEMANTIC_KITTI.occupied if occurs[c]]
-    miou = sum(present) / max(len(present), 1)
-    return f"{name}    IoU {100 * scores.iou:.1f}    mIoU {100 * miou:.1f} over {len(present)} classes present"
 
 
 def _from_files(truth: Path | None, prediction: Path | None) -> FrameContents:
