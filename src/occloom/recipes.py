@@ -13,8 +13,9 @@ from occloom.errors import InputError
 from occloom.models.baseline import BaselineConfig
 
 TOWN_TRAIN = tuple(f"{sequence:02d}" for sequence in range(32))
+"""Sequences 00 to 31 of the town are trained on."""
 TOWN_VAL = tuple(f"{sequence:02d}" for sequence in range(32, 36))
-"""Sequences 90 to 99 stay unseen, for `occloom demo`."""
+"""Sequences 32 to 35 are validated on; 90 to 99 stay unseen, for `occloom demo`."""
 
 
 def baseline_town() -> Recipe:

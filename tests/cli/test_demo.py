@@ -3,6 +3,7 @@ import re
 import pytest
 from PIL import Image
 
+from occloom import inference
 from occloom.cli import demo
 from occloom.cli.main import run
 
@@ -31,3 +32,10 @@ def test_a_machine_that_cannot_cast_rays_uses_the_shipped_frames(without_embreex
 def test_more_drives_than_were_kept_unseen_are_refused(tmp_path, capsys):
     assert run(["demo", str(tmp_path / "demo"), "--sequences", "11"]) == 2
     assert "1 to 10" in capsys.readouterr().err
+
+
+def test_a_package_without_weights_is_refused_before_streets_are_made(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(inference, "SHIPPED", tmp_path / "nothing")
+    assert run(["demo", str(tmp_path / "demo"), "--sequences", "1", "--frames", "1"]) == 2
+    assert demo.MODEL in capsys.readouterr().err
+    assert not (tmp_path / "demo").exists()

@@ -16,7 +16,9 @@ def test_the_command_offers_what_the_writer_takes() -> None:
 
 def test_the_command_writes_a_town_and_prints_its_shares(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     town(tmp_path / "town", sequences=1, frames=1, image_size=(16, 48), following_scans=1, workers=1)
-    assert "made 1 frames" in capsys.readouterr().out
+    captured = capsys.readouterr()
+    assert captured.out.startswith("made 1 frames")
+    assert "making streets" in captured.err
     assert (tmp_path / "town" / "sequences" / "00" / "voxels" / "000000.label").is_file()
     town(tmp_path / "town", sequences=1, frames=1, image_size=(16, 48), following_scans=1, workers=1)
     printed = capsys.readouterr().out

@@ -1,5 +1,6 @@
 import json
 import statistics
+import subprocess
 
 import pytest
 from tiny_recipes import tiny, tiny_wide
@@ -53,6 +54,19 @@ def test_rows_are_recipes_with_shared_and_own_overrides(tmp_path):
         "occloom train tiny_recipes:tiny_wide --train.steps 4 --model.dropout 0 --train.seed 0 "
         f"--out {tmp_path}/wide-net/seed-0"
     )
+
+
+def test_a_command_is_quoted_as_a_shell_reads_it(tmp_path):
+    (row, _) = read(tmp_path, TWO_ROWS.replace('"train.steps" = 4', '"train.steps" = 4\n"data.root" = "my $HOME"')).rows
+    printed = subprocess.run(
+        ["sh", "-c", f"printf '%s\\n' {row.command(tmp_path / 'a b')}"], capture_output=True, text=True, check=True
+    )
+    assert printed.stdout.splitlines() == [
+        *["occloom", "train", "tiny_recipes:tiny", "--train.steps", "4", "--data.root"],
+        "my $HOME",
+        *["--train.seed", "0", "--out"],
+        f"{tmp_path}/a b/tiny/seed-0",
+    ]
 
 
 @pytest.mark.parametrize(

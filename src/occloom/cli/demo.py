@@ -24,7 +24,7 @@ from occloom.engine.evaluate import count, evenly_spaced, other_scenes
 from occloom.engine.launch import launch
 from occloom.engine.logs import progress_bar
 from occloom.errors import InputError
-from occloom.inference import SHIPPED, load_model, load_recipe
+from occloom.inference import SHIPPED, find_checkpoint, load_model, load_recipe
 from occloom.interfaces import OccupancyModel, SceneDataset
 from occloom.metrics.confusion import count_confusion
 from occloom.metrics.naive import load_voxel_prior, road_below
@@ -66,6 +66,7 @@ def demo(
     if not 1 <= sequences <= 100 - UNSEEN:
         raise InputError(f"{sequences} sequences", rule=f"1 to {100 - UNSEEN} were kept unseen", remedy="choose fewer")
     require_at_least("pictures", pictures, 0)
+    find_checkpoint(MODEL)  # to refuse before the minutes that the streets take
     started, console = time.perf_counter(), Console()
     root = out / "town"
     _make_streets(root, sequences, frames, workers, console)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from occloom.cli.arguments import leading_name, parse, ready_to_write, require_at_least
 from occloom.inference import find_checkpoint, load_model, load_recipe, shipped_models
 from occloom.interfaces import Split
-from occloom.metrics.protocols import MONOSCENE, SEMANTICKITTI
+from occloom.metrics.protocols import PROTOCOLS
 
 USAGE = """usage: occloom evaluate CHECKPOINT [options]
 
@@ -19,7 +19,6 @@ CHECKPOINT: a step folder, a run folder (its best step), or a shipped model ({sh
 options: occloom evaluate CHECKPOINT --help
 example: occloom evaluate runs/baseline-town --data.root town --split val
 """
-PROTOCOLS = {"semantickitti": SEMANTICKITTI, "monoscene": MONOSCENE}
 
 
 @dataclass(frozen=True)

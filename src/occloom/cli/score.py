@@ -22,7 +22,7 @@ from occloom.data.label_spaces import IGNORED, SEMANTIC_KITTI, SEMANTIC_KITTI_GR
 from occloom.engine.logs import progress_bar
 from occloom.errors import InputError
 from occloom.metrics.confusion import count_confusion_by_bin, distance_rings, height_layers
-from occloom.metrics.protocols import MONOSCENE, SEMANTICKITTI, OccupancyScores, ScoringProtocol
+from occloom.metrics.protocols import PROTOCOLS, OccupancyScores, ScoringProtocol
 
 Volume = UInt8[np.ndarray, "X Y Z"]
 Mask = Bool[np.ndarray, "X Y Z"]
@@ -66,7 +66,7 @@ def score(
     """
     if json_file is not None:
         ready_to_write(json_file)
-    chosen = {"semantickitti": SEMANTICKITTI, "monoscene": MONOSCENE}[protocol]
+    chosen = PROTOCOLS[protocol]
     predictions = find_label_files(prediction_folder, ("predictions", "voxels"))
     labels = find_label_files(label_folder, ("voxels",))
     tokens = _shared_tokens(predictions, labels, prediction_folder, label_folder, common_frames_only)

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from occloom.data.label_spaces import SEMANTIC_KITTI
+from occloom.engine.logs import progress_bar
 from occloom.town.shares import ClassShares, class_shares, reference_shares
 from occloom.town.write import write_town
 
@@ -49,11 +49,10 @@ def town(
         scan_every: Scans from one velodyne file to the next.
     """
     console = Console()
-    columns = (TextColumn("frames"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     there = {folder.name for folder in out.glob("sequences/[0-9][0-9]")}
     started = time.perf_counter()
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("frames", total=sequences * frames)
+    with progress_bar() as bar:
+        task = bar.add_task("making streets", total=sequences * frames)
         folders = write_town(
             out,
             sequences=sequences,

@@ -4,7 +4,6 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -88,7 +87,7 @@ def measure(model: OccupancyModel, scene: Scene, *, repeats: int) -> Cost:
             seconds.append(time.perf_counter() - started)
     return Cost(
         flops=counter.get_total_flops(),
-        latency_seconds=_median(seconds),
+        latency_seconds=statistics.median(seconds),
         peak_memory_bytes=torch.cuda.max_memory_allocated() if cuda else _peak_resident_bytes(),
     )
 
@@ -102,11 +101,6 @@ def _looking(yaw: float) -> torch.Tensor:
     matrix[1, :3] = torch.tensor([0.0, 0.0, -1.0])
     matrix[2, :3] = torch.cat([forward, torch.zeros(1)])
     return matrix
-
-
-def _median(seconds: Sequence[float]) -> float:
-    """The middle of the times."""
-    return statistics.median(seconds)
 
 
 def _peak_resident_bytes() -> int:

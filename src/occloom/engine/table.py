@@ -17,6 +17,7 @@ overrides = { "model.trunk_width" = 48 }
 """
 
 import json
+import shlex
 import statistics
 import tomllib
 from collections.abc import Callable
@@ -74,8 +75,9 @@ class Row:
     def command(self, out: Path) -> str:
         """What repeats the first run of this row alone."""
         options = {**self.overrides, "train.seed": self.seeds[0]}
-        words = [_option(key.replace("_", "-"), value) for key, value in options.items()]
-        return f"occloom train {self.recipe.name} {' '.join(words)} --out {self.folder(out, self.seeds[0])}"
+        words = [word for key, value in options.items() for word in _option(key.replace("_", "-"), value)]
+        folder = self.folder(out, self.seeds[0])
+        return shlex.join(["occloom", "train", self.recipe.name, *words, "--out", str(folder)])
 
 
 @dataclass(frozen=True)
@@ -306,9 +308,9 @@ def _difference(first: list[float], values: list[float]) -> str:
     return f"{difference:+.2f}" if decided else f"{difference:+.2f} undecided"
 
 
-def _option(key: str, value: Any) -> str:
-    """An override as it stands on a command line."""
+def _option(key: str, value: Any) -> list[str]:
+    """The words of an override on a command line."""
     if isinstance(value, bool):
         parents, _, name = key.rpartition(".")
-        return f"--{key}" if value else f"--{parents}.no-{name}"
-    return f"--{key} {' '.join(str(item) for item in value) if isinstance(value, list) else value}"
+        return [f"--{key}" if value else f"--{parents}.no-{name}"]
+    return [f"--{key}", *(str(item) for item in (value if isinstance(value, list) else [value]))]

@@ -121,3 +121,6 @@ MONOSCENE = ScoringProtocol(
     completion_epsilon=0.0,
     nothing_occupied=0.0,
 )
+
+PROTOCOLS = {protocol.name: protocol for protocol in (SEMANTICKITTI, MONOSCENE)}
+"""By the name that options know them by."""
