@@ -69,7 +69,7 @@ def test_undefined_scores_are_dashes():
 
 
 @pytest.mark.multiprocess
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(600)  # three times several processes that import PyTorch, on cores that others may use
 def test_counts_are_identical_on_one_two_and_three_processes(tiny_run, tmp_path):
     """Five frames: neither two nor three processes share them evenly."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ENGINE_TESTS)}
@@ -78,8 +78,12 @@ def test_counts_are_identical_on_one_two_and_three_processes(tiny_run, tmp_path)
         out = tmp_path / f"{processes}.json"
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes]
         words = ["-m", "occloom", "evaluate", str(tiny_run), "--workers", "0", "--out", str(out)]
-        subprocess.run([*torchrun, *words], env=environment, check=True, capture_output=True, timeout=100)
-        reports.append(json.loads(out.read_text()))
+        done = subprocess.run(
+            [*torchrun, *words], env=environment, capture_output=True, text=True, timeout=180, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        # The checkout may change between two processes, and the commit with it.
+        reports.append({key: value for key, value in json.loads(out.read_text()).items() if key != "commit"})
     assert reports[0]["frames"] == 5
     assert reports[0]["confusion"] == reports[1]["confusion"] == reports[2]["confusion"]
     assert reports[0] == reports[1] == reports[2]

@@ -83,6 +83,7 @@ def test_the_whole_path_runs_on_real_frames(real_data, tmp_path):
         file = out / "sequences" / sequence / "predictions" / f"{frame}.label"
         predicted = to_train_ids(np.fromfile(file, "<u2").reshape(data.grid.shape))
         target = data.sample(index).target
+        assert target is not None
         observed = target.observed[0].numpy()
         np.add.at(counts, (target.labels[0].numpy()[observed], predicted[observed]), 1)
     assert report["confusion"] == counts.tolist()
