@@ -167,10 +167,11 @@ def _draw(
 ) -> Iterator[Path]:
     """Write camera picture, prediction and truth of some frames, evenly spaced."""
     folder.mkdir(parents=True, exist_ok=True)
+    device = next(model.parameters()).device
     for index in evenly_spaced(len(samples), min(pictures, len(samples))):
         sample = samples.sample(index)
         with torch.no_grad():
-            prediction = model.predict(collate([sample]).scene)[0].to("cpu", torch.uint8).numpy()
+            prediction = model.predict(collate([sample]).scene.to(device))[0].to("cpu", torch.uint8).numpy()
         path = folder / f"{sample.tokens[0].replace('/', '_')}.png"
         draw(model, sample, prediction, protocol).save(path)
         yield path
