@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from occloom.data.kitti_files import write_image
+from occloom.data.kitti_files import read_image, write_image
 from occloom.data.pictures import PictureFit, read_depth, resize_depth
 from occloom.errors import InputError
 
@@ -55,6 +55,68 @@ def test_cropping_keeps_the_upper_left_part_and_refuses_to_grow(tmp_path: Path):
     assert torch.equal(fit.intrinsics(torch.eye(3).double()), torch.eye(3).double())
     with pytest.raises(InputError, match="cannot be cropped"):
         PictureFit((6, 9), (7, 7), "crop")
+
+
+@pytest.mark.parametrize(
+    ("source", "target"), [((40, 120), (30, 60)), ((60, 120), (20, 60)), ((37, 122), (20, 61)), ((30, 50), (70, 100))]
+)
+def test_fitting_the_width_moves_content_as_the_intrinsics_say(
+    source: tuple[int, int], target: tuple[int, int], tmp_path: Path
+):
+    # Red is a ramp along u and green along v: the colour tells where a pixel came from.
+    v, u = np.mgrid[0 : source[0], 0 : source[1]]
+    write_image(tmp_path / "a.png", np.stack([2 * u, 4 * v, 0 * u + 255], axis=-1).astype(np.uint8))
+    fit = PictureFit(source, target, "width")
+    red, green, blue = (fit.image(tmp_path / "a.png") * 255).double()
+    intrinsics = torch.tensor([[70.0, 0.0, 61.3], [0.0, 71.0, 18.2], [0.0, 0.0, 1.0]], dtype=torch.float64)
+    rays = torch.stack([(red / 2 - 61.3) / 70, (green / 4 - 18.2) / 71, torch.ones_like(red)])
+    pixels = torch.einsum("ij,jvu->ivu", fit.intrinsics(intrinsics), rays)
+    rows, columns = torch.meshgrid(*(torch.arange(float(n)).double() for n in target), indexing="ij")
+    black = blue == 0
+    assert torch.equal(black.any(1), black.all(1))
+    padded = int(black.all(1).sum())
+    assert padded == max(0, -fit.top)
+    assert bool(black[:padded].all())
+    inner = (slice(padded + 2, -2), slice(2, -2))
+    scale = target[1] / source[1]
+    assert float((pixels[0] - columns)[inner].abs().max()) < 0.3 * max(scale, 1)
+    assert float((pixels[1] - rows)[inner].abs().max()) < 0.2 * max(scale, 1)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "scaled", "top"),
+    [
+        ((370, 1226), (384, 1280), (386, 1280), 2),
+        ((376, 1241), (384, 1280), (387, 1280), 3),
+        ((375, 1242), (384, 1280), (386, 1280), 2),
+        ((374, 1238), (384, 1280), (386, 1280), 2),
+        ((376, 1408), (384, 1408), (376, 1408), -8),
+    ],
+)
+def test_fitting_the_width_cuts_the_rows_that_voxdet_cuts(
+    source: tuple[int, int], target: tuple[int, int], scaled: tuple[int, int], top: int
+):
+    fit = PictureFit(source, target, "width")
+    assert (fit.scaled, fit.top) == (scaled, top)
+
+
+def test_depth_is_fitted_as_the_picture_and_unknown_in_added_rows(tmp_path: Path):
+    depth = np.random.default_rng(0).uniform(1, 9, (6, 8)).astype(np.float32)
+    np.save(tmp_path / "d.npy", depth)
+    higher = PictureFit((6, 8), (9, 8), "width").depth(tmp_path / "d.npy").numpy()
+    assert np.array_equal(higher, np.concatenate([np.zeros((3, 8), np.float32), depth]))
+    lower = PictureFit((6, 8), (4, 8), "width").depth(tmp_path / "d.npy").numpy()
+    assert np.array_equal(lower, depth[2:])
+    smaller = PictureFit((6, 8), (2, 4), "width").depth(tmp_path / "d.npy").numpy()
+    assert np.array_equal(smaller, resize_depth(depth, (3, 4))[1:])
+
+
+@pytest.mark.real_data
+def test_the_kitti_360_picture_gets_eight_black_rows_on_top(real_data: Path):
+    path = real_data / "kitti360" / "example_0000.png"
+    fitted = (PictureFit((376, 1408), (384, 1408), "width").image(path) * 255).round().to(torch.uint8)
+    assert not fitted[:, :8].any()
+    assert np.array_equal(fitted[:, 8:].permute(1, 2, 0).numpy(), read_image(path))
 
 
 def test_a_picture_of_another_size_is_refused(tmp_path: Path):

@@ -12,19 +12,23 @@ from torch import Tensor
 
 from occloom.data.kitti_files import open_image
 from occloom.errors import InputError
-from occloom.geometry.augment import resized_intrinsics
+from occloom.geometry.augment import cropped_intrinsics, resized_intrinsics
+
+ImageFit = Literal["resize", "crop", "width"]
+"""How a picture gets its size; see `PictureFit.how`."""
 
 
 @dataclass(frozen=True)
 class PictureFit:
-    """How pictures of one size become pictures of another."""
+    """How pictures of one size become pictures of another: scaled, then rows and columns cut off or added."""
 
     source: tuple[int, int]
     """Height and width on disk."""
     target: tuple[int, int]
     """Height and width wanted."""
-    how: Literal["resize", "crop"]
-    """"resize" scales each axis; "crop" keeps the upper left part at its scale."""
+    how: ImageFit
+    """"resize" scales each axis; "crop" keeps the upper left part at its scale; "width" scales to the target's width,
+    then keeps the lowest rows, or adds black ones on top (VoxDet, CGFormer)."""
 
     def __post_init__(self) -> None:
         if self.how == "crop" and any(s < t for s, t in zip(self.source, self.target, strict=True)):
@@ -34,11 +38,28 @@ class PictureFit:
                 remedy='ask for a smaller image_size, or image_fit="resize"',
             )
 
-    def intrinsics(self, intrinsics: Float64[Tensor, "3 3"]) -> Float64[Tensor, "3 3"]:
-        """Intrinsics of the fitted picture; cutting off to the right and below changes none."""
+    @property
+    def scaled(self) -> tuple[int, int]:
+        """Height and width before rows and columns are cut off or added.
+
+        "width" rounds the height down, as VoxDet does (1241x376 to 1280x387); the width is the target's in full, where
+        VoxDet's rounding leaves a black column at the right.
+        """
+        if self.how == "resize":
+            return self.target
         if self.how == "crop":
-            return intrinsics
-        return resized_intrinsics(intrinsics, from_size=self.source, to_size=self.target)
+            return self.source
+        return max(1, self.source[0] * self.target[1] // self.source[1]), self.target[1]
+
+    @property
+    def top(self) -> int:
+        """Rows cut off at the top of the scaled picture; a negative number counts the black ones added there."""
+        return self.scaled[0] - self.target[0] if self.how == "width" else 0
+
+    def intrinsics(self, intrinsics: Float64[Tensor, "3 3"]) -> Float64[Tensor, "3 3"]:
+        """Intrinsics of the fitted picture, exact for its whole pixels; cuts to the right and below change none."""
+        resized = resized_intrinsics(intrinsics, from_size=self.source, to_size=self.scaled)
+        return cropped_intrinsics(resized, left=0, top=self.top)
 
     def image(self, path: Path) -> Float32[Tensor, "3 H W"]:
         """The picture of a file, fitted, as RGB in [0, 1]; shrinking averages over what a pixel covers.
@@ -48,25 +69,23 @@ class PictureFit:
         """
         picture = open_image(path)
         self._check(path, (picture.height, picture.width))
-        picture = picture.convert("RGB")
-        height, width = self.target
-        if self.how == "crop":
-            picture = picture.crop((0, 0, width, height))
-        else:
-            picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+        (scaled_height, scaled_width), (height, width) = self.scaled, self.target
+        picture = picture.convert("RGB").resize((scaled_width, scaled_height), Image.Resampling.BILINEAR)
+        picture = picture.crop((0, self.top, width, self.top + height))
         return torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1).contiguous().float().div_(255.0)
 
     def depth(self, path: Path) -> Float32[Tensor, "H W"]:
-        """The depth map of a `.npy` file, fitted by `resize_depth`, in metres.
+        """The depth map of a `.npy` file, fitted by `resize_depth`, in metres; unknown (0) in added rows.
 
         Raises:
             InputError: If the file is missing, damaged, not of the source size, or has negative or non-finite depth.
         """
         depth = read_depth(path)
         self._check(path, depth.shape)
+        scaled = depth if self.scaled == self.source else resize_depth(depth, self.scaled)
         height, width = self.target
-        fitted = depth[:height, :width] if self.how == "crop" else resize_depth(depth, self.target)
-        return torch.from_numpy(np.ascontiguousarray(fitted))
+        kept = scaled[max(0, self.top) : max(0, self.top + height), :width]
+        return torch.from_numpy(np.pad(kept, ((height - len(kept), 0), (0, 0))))
 
     def _check(self, path: Path, found: tuple[int, ...]) -> None:
         """Refuse a picture that is not of the source size."""

@@ -32,7 +32,7 @@ from occloom.data.kitti_files import (
 )
 from occloom.data.label_reduction import majority_labels, monoscene_labels
 from occloom.data.label_spaces import IGNORED, SEMANTIC_KITTI, SEMANTIC_KITTI_GRID, to_train_ids
-from occloom.data.pictures import PictureFit
+from occloom.data.pictures import ImageFit, PictureFit
 from occloom.data.transforms import draw_colour_shift, mirror, shift_colours
 from occloom.data.voxel_release import require_present_release
 from occloom.errors import InputError
@@ -51,8 +51,9 @@ class SemanticKittiConfig:
     """Folder that holds `sequences`."""
     image_size: tuple[int, int] = (370, 1220)
     """Height and width of the pictures a model sees."""
-    image_fit: Literal["resize", "crop"] = "resize"
-    """"resize" scales each axis to image_size; "crop" keeps the upper left part (MonoScene and VoxFormer: 370 1220)."""
+    image_fit: ImageFit = "resize"
+    """"resize" scales each axis to image_size; "crop" keeps the upper left part (MonoScene and VoxFormer: 370 1220);
+    "width" scales to the width, then keeps the lowest rows or adds black ones on top (VoxDet: 384 1280)."""
     cameras: tuple[CameraName, ...] = ("image_2",)
     """Left (image_2) and right (image_3) colour camera, in the order the sample holds them."""
     frames: tuple[int, ...] = (0,)
