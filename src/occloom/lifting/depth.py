@@ -30,6 +30,32 @@ class DepthBins:
         return (edges[1:] + edges[:-1]) / 2
 
 
+@dataclass(frozen=True)
+class DepthPlanes:
+    """Depth planes of equal distance; each stands for the depths up to half a step before and behind it."""
+
+    near: float = 2.0
+    """z-depth of the first plane, in metres."""
+    step: float = 0.5
+    """Distance between planes, in metres."""
+    count: int = 112
+    """D."""
+
+    @property
+    def nearest(self) -> float:
+        """Where the first plane's depths begin, in metres."""
+        return self.near - self.step / 2
+
+    @property
+    def farthest(self) -> float:
+        """Where the last plane's depths end, in metres."""
+        return self.nearest + self.step * self.count
+
+    def centres(self, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Float[Tensor, " D"]:
+        """The planes, in metres."""
+        return self.near + self.step * torch.arange(self.count, dtype=dtype, device=device)
+
+
 def depth_histogram(depth: Float[Tensor, "M H W"], bins: DepthBins, stride: int) -> Float[Tensor, "M E h w"]:
     """What an input depth map says in each cell of `stride` x `stride` pixels.
 

@@ -10,7 +10,7 @@ from occloom.geometry.projection import frustum
 from occloom.geometry.rigid import invert, transform_points
 from occloom.geometry.voxelize import flat_index, voxel_index
 from occloom.grid import VoxelGrid
-from occloom.lifting.depth import DepthBins
+from occloom.lifting.depth import DepthBins, DepthPlanes
 from occloom.ops.voxel_pooling import voxel_pooling
 
 
@@ -18,7 +18,7 @@ def frustum_voxels(
     intrinsics: Float[Tensor, "B N 3 3"],
     camera_from_ego: Float[Tensor, "B N 4 4"],
     grid: VoxelGrid,
-    bins: DepthBins,
+    bins: DepthBins | DepthPlanes,
     size: tuple[int, int],
     stride: int,
 ) -> Int64[Tensor, "B N h w D"]:
@@ -32,7 +32,7 @@ def frustum_voxels(
         size: h and w of the features.
         stride: Image pixels a feature pixel.
     """
-    with _full_precision(intrinsics.device.type):
+    with full_precision(intrinsics.device.type):
         depths = bins.centres(dtype=intrinsics.dtype, device=intrinsics.device)
         points = frustum(intrinsics, depths, size, stride)
         index, inside = voxel_index(transform_points(invert(camera_from_ego), points.flatten(2, 4)), grid)
@@ -40,7 +40,7 @@ def frustum_voxels(
     return flat.unflatten(2, (bins.count, *size)).movedim(2, -1)
 
 
-def _full_precision(device_type: str) -> AbstractContextManager[object]:
+def full_precision(device_type: str) -> AbstractContextManager[object]:
     """Mixed precision off: half precision would move points by whole voxels. The meta device has no such switch."""
     if torch.amp.is_autocast_available(device_type):
         return torch.autocast(device_type, enabled=False)

@@ -1,0 +1,75 @@
+"""Class scores of a coarse volume, meant on a finer grid by trilinear interpolation."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from occloom.grid import Shape
+
+
+@dataclass(frozen=True)
+class TrilinearScores:
+    """Logits at the centres of coarse voxels; between them they are interpolated."""
+
+    coarse: Float[Tensor, "B K x y z"]
+    """Unnormalised class scores of the coarse volume."""
+    factors: Shape
+    """Voxels of the full grid in a coarse voxel, along x, y, z."""
+
+    @property
+    def logits(self) -> Float[Tensor, "B K X Y Z"]:
+        """Class scores on the full grid; large, made anew at each call."""
+        return self._enlarge(self.coarse)
+
+    def argmax(self, *, slab: int = 8) -> Int64[Tensor, "B X Y Z"]:
+        """The most likely class of every voxel, without making all of `logits` at once.
+
+        Args:
+            slab: Coarse voxels along x that are enlarged at a time.
+        """
+        count, factor = self.coarse.shape[2], self.factors[0]
+        labels = []
+        for start in range(0, count, slab):
+            stop = min(start + slab, count)
+            # One neighbour on each side takes part in the interpolation; what is made of it is cut off again.
+            before, after = min(start, 1), min(count - stop, 1)
+            logits = self._enlarge(self.coarse[:, :, start - before : stop + after])
+            labels.append(logits[:, :, before * factor : logits.shape[2] - after * factor].argmax(dim=1))
+        return torch.cat(labels, dim=1)
+
+    def _enlarge(self, scores: Float[Tensor, "B K x y z"]) -> Float[Tensor, "B K X Y Z"]:
+        """Scores on the full grid."""
+        size = [n * factor for n, factor in zip(scores.shape[2:], self.factors, strict=True)]
+        return F.interpolate(scores, size=size, mode="trilinear", align_corners=False)
+
+
+class TrilinearHead(nn.Module):
+    """3x3x3 convolution, normalisation, ReLU, 1x1x1 convolution to classes (VoxDet, appendix C.2)."""
+
+    def __init__(
+        self, channels: int, num_classes: int, *, hidden: int, factors: Shape, norm: Callable[[int], nn.Module]
+    ) -> None:
+        """Make the head.
+
+        Args:
+            channels: Of the volume.
+            num_classes: K.
+            hidden: Channels between the two convolutions.
+            factors: Voxels of the full grid in a voxel of the volume, along x, y, z.
+            norm: Makes the normalisation.
+        """
+        super().__init__()
+        self.factors = factors
+        self.hidden = nn.Conv3d(channels, hidden, 3, padding=1, bias=False)
+        self.norm = norm(hidden)
+        self.classify = nn.Conv3d(hidden, num_classes, 1, bias=False)
+
+    def forward(self, volume: Float[Tensor, "B C x y z"]) -> TrilinearScores:
+        """Score every voxel."""
+        scores = self.classify(F.relu(self.norm(self.hidden(volume)), inplace=True))
+        # The losses sum over millions of voxels: mixed precision ends here.
+        return TrilinearScores(scores.to(torch.promote_types(scores.dtype, torch.float32)), self.factors)
