@@ -46,7 +46,7 @@ def test_foreign_depth_of_another_size_is_refused(made_kitti: Path, tmp_path: Pa
     np.save(path, depth)
     assert np.array_equal(FileDepth(tmp_path).depth(frame), depth)
     np.save(path, depth[:, :-1])
-    with pytest.raises(InputError, match="size of image_2"):
+    with pytest.raises(InputError, match="size of the left picture"):
         FileDepth(tmp_path).depth(frame)
 
 

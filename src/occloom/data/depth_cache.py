@@ -12,11 +12,12 @@ import numpy as np
 
 from occloom.cache import MANIFEST, Cache, digests, read_cache, require_origin, write_atomically
 from occloom.data.depth_sources import DepthSource, FileDepth, LidarDepth, SgbmDepth
-from occloom.data.kitti_files import KittiFrame
+from occloom.data.kitti360_files import Kitti360Frame, drive_folder
+from occloom.data.kitti_files import KittiFrame, StereoFrame
 from occloom.errors import InputError
 
 
-def depth_entry(frame: KittiFrame) -> str:
+def depth_entry(frame: StereoFrame) -> str:
     """The name of a frame's depth map in its cache: the layout of VoxFormer and VoxDet."""
     return f"sequences/{frame.token}.npy"
 
@@ -39,42 +40,46 @@ def open_depth_cache(folder: Path) -> Cache | None:
 
 def frames_to_prepare(
     root: Path, sequences: Sequence[str], which: Literal["voxels", "pictures"]
-) -> tuple[KittiFrame, ...]:
-    """The frames that have a picture and, with "voxels", voxels too.
+) -> tuple[StereoFrame, ...]:
+    """The frames that have a left picture and, with "voxels", voxels too.
 
     Args:
-        root: Holds `sequences`.
-        sequences: Their names; none means all that are there.
+        root: Holds `sequences` (SemanticKITTI's layout) or `data_2d_raw` (SSCBench-KITTI-360's).
+        sequences: Their names, or the numbers of drives such as 0006; none means all that are there.
         which: "voxels" for the frames that are trained and scored, "pictures" for every one (temporal models).
 
     Raises:
         InputError: If a sequence is not there, or no frame is found.
     """
-    base = root / "sequences"
+    drives = (root / "data_2d_raw").is_dir()
+    base = root / ("data_2d_raw" if drives else "sequences")
     if not base.is_dir():
         raise InputError("no such folder", where=base, rule="root holds the folder `sequences`", remedy="check --root")
-    names = list(sequences) or sorted(path.name for path in base.iterdir() if path.is_dir())
-    frames = []
-    for name in names:
+    given = [drive_folder(name) if drives and name.isdigit() else name for name in sequences]
+    frames: list[StereoFrame] = []
+    for name in given or sorted(path.name for path in base.iterdir() if path.is_dir()):
         if not (base / name).is_dir():
             raise InputError("no such sequence", where=base / name, remedy="check --sequences")
-        pictures = {path.stem for path in (base / name / "image_2").glob("*.png")}
+        pictures = {path.stem for path in (base / name).glob("image_00/data_rect/*.png" if drives else "image_2/*.png")}
         if which == "voxels":
             pictures &= {p.stem for p in (base / name / "voxels").glob("*") if p.suffix in (".bin", ".label")}
-        frames += [KittiFrame(root, name, stem) for stem in sorted(pictures)]
+        kind = Kitti360Frame if drives else KittiFrame
+        frames += [kind(root, name, stem) for stem in sorted(pictures)]
     if not frames:
         raise InputError(
             "no frame to prepare",
             where=base,
-            rule=f"frames need a picture in image_2{' and a file in voxels' if which == 'voxels' else ''}",
+            rule="frames need a picture in "
+            + ("image_00" if drives else "image_2")
+            + (" and a file in voxels" if which == "voxels" else ""),
             remedy="complete the download, or choose other --sequences or --frames",
         )
     return tuple(frames)
 
 
 def fill_depth_cache(
-    cache: Cache, source: DepthSource, frames: Sequence[KittiFrame], *, workers: int
-) -> Iterator[KittiFrame]:
+    cache: Cache, source: DepthSource, frames: Sequence[StereoFrame], *, workers: int
+) -> Iterator[StereoFrame]:
     """Prepare what is not finished yet, yielding each frame when it is.
 
     The bytes do not depend on the number of workers.
@@ -93,7 +98,7 @@ def fill_depth_cache(
         yield frame
 
 
-def _write(source: DepthSource, folder: Path, frame: KittiFrame) -> KittiFrame:
+def _write(source: DepthSource, folder: Path, frame: StereoFrame) -> StereoFrame:
     """Compute and write one frame's depth."""
     buffer = io.BytesIO()
     np.save(buffer, source.depth(frame))
@@ -101,7 +106,9 @@ def _write(source: DepthSource, folder: Path, frame: KittiFrame) -> KittiFrame:
     return frame
 
 
-def _each(work: Callable[[KittiFrame], KittiFrame], frames: Sequence[KittiFrame], workers: int) -> Iterator[KittiFrame]:
+def _each(
+    work: Callable[[StereoFrame], StereoFrame], frames: Sequence[StereoFrame], workers: int
+) -> Iterator[StereoFrame]:
     """Do the work for each frame, in this process or in several; the first error ends it."""
     if workers == 1 or len(frames) < 2:
         yield from map(work, frames)

@@ -1,7 +1,8 @@
 """Where input depth comes from: other programs' files, stereo matching, or projected LiDAR.
 
-Every source answers one frame with the z-depth of image_2 in metres, float32, 0 where unknown, at the picture's size on
-disk. `occloom prepare depth` writes the answers to a cache; docs/depth.md has the figures.
+Every source answers one frame with the z-depth of the left picture (SemanticKITTI: image_2, KITTI-360: image_00) in
+metres, float32, 0 where unknown, at the picture's size on disk. `occloom prepare depth` writes the answers to a cache;
+docs/depth.md has the figures.
 """
 
 import importlib
@@ -14,7 +15,7 @@ from jaxtyping import Float32, Float64, UInt8
 from PIL import Image
 
 from occloom.cache import CacheOrigin
-from occloom.data.kitti_files import KittiFrame, read_calibration, read_image, read_image_size, read_points
+from occloom.data.kitti_files import StereoFrame, read_image, read_image_size, read_points
 from occloom.data.pictures import read_depth
 from occloom.errors import InputError
 
@@ -33,12 +34,12 @@ class DepthSource(Protocol):
         """Name, settings and code version: what a cache of its answers is keyed by."""
         ...
 
-    def inputs(self, frame: KittiFrame) -> tuple[Path, ...]:
+    def inputs(self, frame: StereoFrame) -> tuple[Path, ...]:
         """The files that the answer depends on."""
         ...
 
-    def depth(self, frame: KittiFrame) -> Float32[np.ndarray, "H W"]:
-        """Z-depth of image_2 in metres, 0 = unknown.
+    def depth(self, frame: StereoFrame) -> Float32[np.ndarray, "H W"]:
+        """Z-depth of the left picture in metres, 0 = unknown.
 
         Raises:
             InputError: If a file it needs is missing or damaged.
@@ -58,11 +59,11 @@ class FileDepth:
         """No settings: the files' contents are compared entry by entry."""
         return CacheOrigin(source="file", settings={}, code_version=1)
 
-    def inputs(self, frame: KittiFrame) -> tuple[Path, ...]:
+    def inputs(self, frame: StereoFrame) -> tuple[Path, ...]:
         """The file itself."""
         return (self._path(frame),)
 
-    def depth(self, frame: KittiFrame) -> Float32[np.ndarray, "H W"]:
+    def depth(self, frame: StereoFrame) -> Float32[np.ndarray, "H W"]:
         """The file's depth, checked: finite, not negative, of the picture's size."""
         path = self._path(frame)
         depth, size = read_depth(path), picture_size(frame)
@@ -70,19 +71,19 @@ class FileDepth:
             raise InputError(
                 f"the depth map is {depth.shape[0]}x{depth.shape[1]}",
                 where=path,
-                rule=f"it has the size of image_2, {size[0]}x{size[1]}",
+                rule=f"it has the size of the left picture, {size[0]}x{size[1]}",
                 remedy="write the depth at the picture's full size, without crop or padding",
             )
         return depth
 
-    def _path(self, frame: KittiFrame) -> Path:
+    def _path(self, frame: StereoFrame) -> Path:
         """Where the frame's file lies."""
         return self.folder / "sequences" / f"{frame.token}.npy"
 
 
 @dataclass(frozen=True)
 class SgbmDepth:
-    """Semi-global block matching of image_2 and image_3 (OpenCV): no weights, no training.
+    """Semi-global block matching of the left and the right picture (OpenCV): no weights, no training.
 
     Small pictures are enlarged before matching: at 96x320 the road 20 m ahead has a disparity of 5 pixels only.
     """
@@ -107,21 +108,21 @@ class SgbmDepth:
         }
         return CacheOrigin(source="stereo-sgbm", settings=settings, code_version=1)
 
-    def inputs(self, frame: KittiFrame) -> tuple[Path, ...]:
+    def inputs(self, frame: StereoFrame) -> tuple[Path, ...]:
         """Both pictures and the calibration."""
-        return (frame.file("image_2", ".png"), frame.file("image_3", ".png"), frame.folder / "calib.txt")
+        return (frame.left, frame.right, *frame.calibration_files)
 
-    def depth(self, frame: KittiFrame) -> Float32[np.ndarray, "H W"]:
+    def depth(self, frame: StereoFrame) -> Float32[np.ndarray, "H W"]:
         """Depth = f * baseline / disparity, where left and right matching agree within a pixel."""
-        left, right = (read_image(frame.file(camera, ".png")) for camera in ("image_2", "image_3"))
+        left, right = (read_image(path) for path in (frame.left, frame.right))
         if left.shape != right.shape:
             raise InputError(
                 f"the right picture is {right.shape[0]}x{right.shape[1]}, the left {left.shape[0]}x{left.shape[1]}",
-                where=frame.file("image_3", ".png"),
+                where=frame.right,
                 rule="a stereo pair has one size",
                 remedy="fetch both pictures again",
             )
-        calibration = read_calibration(frame.folder / "calib.txt")
+        calibration = frame.calibration()
         focal = calibration.projections[2, 0, 0]
         baseline = (calibration.projections[2, 0, 3] - calibration.projections[3, 0, 3]) / focal
         disparity = self.disparity(left, right)
@@ -168,14 +169,14 @@ class LidarDepth:
         """No settings."""
         return CacheOrigin(source="lidar", settings={}, code_version=1)
 
-    def inputs(self, frame: KittiFrame) -> tuple[Path, ...]:
+    def inputs(self, frame: StereoFrame) -> tuple[Path, ...]:
         """The scan and the calibration; of the picture only the size counts."""
-        return (frame.file("velodyne", ".bin"), frame.folder / "calib.txt")
+        return (frame.scan, *frame.calibration_files)
 
-    def depth(self, frame: KittiFrame) -> Float32[np.ndarray, "H W"]:
+    def depth(self, frame: StereoFrame) -> Float32[np.ndarray, "H W"]:
         """Each pixel's nearest point."""
-        calibration = read_calibration(frame.folder / "calib.txt")
-        points = read_points(frame.file("velodyne", ".bin"))[:, :3].astype(np.float64)
+        calibration = frame.calibration()
+        points = read_points(frame.scan)[:, :3].astype(np.float64)
         transform = calibration.camera_from_velodyne(2)
         return render_points(
             points @ transform[:3, :3].T + transform[:3, 3], calibration.intrinsics(2), picture_size(frame)
@@ -197,13 +198,13 @@ def render_points(
     return np.where(np.isfinite(depth), depth, 0).astype(np.float32).reshape(size)
 
 
-def picture_size(frame: KittiFrame) -> tuple[int, int]:
-    """Height and width of image_2, without decoding it.
+def picture_size(frame: StereoFrame) -> tuple[int, int]:
+    """Height and width of the left picture, without decoding it.
 
     Raises:
         InputError: If there is no such picture, or it is damaged.
     """
-    return read_image_size(frame.file("image_2", ".png"))
+    return read_image_size(frame.left)
 
 
 def _opencv() -> Any:

@@ -7,6 +7,7 @@ most significant first. Facts: reference datasets_and_metrics 1.1 and 1.4.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, UInt8, UInt16
@@ -42,6 +43,49 @@ class Calibration:
         return transform
 
 
+@runtime_checkable
+class StereoFrame(Protocol):
+    """Where the files of one moment of a stereo rig with a velodyne lie, in whichever layout."""
+
+    @property
+    def root(self) -> Path:
+        """The data set's folder."""
+        ...
+
+    @property
+    def token(self) -> str:
+        """Sequence and frame, such as "08/000005"."""
+        ...
+
+    @property
+    def left(self) -> Path:
+        """Picture of the left camera, the one whose depth is prepared."""
+        ...
+
+    @property
+    def right(self) -> Path:
+        """Picture of the right camera."""
+        ...
+
+    @property
+    def scan(self) -> Path:
+        """Velodyne file."""
+        ...
+
+    @property
+    def calibration_files(self) -> tuple[Path, ...]:
+        """The files that `calibration` depends on, besides the pictures' size."""
+        ...
+
+    def calibration(self) -> Calibration:
+        """Camera 2 is the left one and camera 3 the right one, for the pictures as they lie on disk.
+
+        Raises:
+            InputError: If a file it needs is missing or malformed.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class KittiFrame:
     """Where the files of one scan lie."""
@@ -67,6 +111,34 @@ class KittiFrame:
         """The frame's file in one of the sequence's folders, as in `file("voxels", ".bin")`."""
         return self.folder / kind / f"{self.name}{suffix}"
 
+    @property
+    def left(self) -> Path:
+        """Picture of the left colour camera."""
+        return self.file("image_2", ".png")
+
+    @property
+    def right(self) -> Path:
+        """Picture of the right colour camera."""
+        return self.file("image_3", ".png")
+
+    @property
+    def scan(self) -> Path:
+        """Velodyne file."""
+        return self.file("velodyne", ".bin")
+
+    @property
+    def calibration_files(self) -> tuple[Path, ...]:
+        """The sequence's calib.txt."""
+        return (self.folder / "calib.txt",)
+
+    def calibration(self) -> Calibration:
+        """What the sequence's calib.txt says.
+
+        Raises:
+            InputError: If it is missing or malformed.
+        """
+        return read_calibration(*self.calibration_files)
+
 
 def pack_bits(bits: Bool[np.ndarray, "*shape"]) -> UInt8[np.ndarray, " bytes"]:
     """Eight voxels a byte in C order, the first in the most significant bit."""
@@ -85,6 +157,24 @@ def read_voxel_bits(path: Path, shape: Shape) -> Bool[np.ndarray, "X Y Z"]:
         InputError: If the file is missing or its size is not that of the grid.
     """
     return unpack_bits(_read_sized(path, np.uint8, -(-int(np.prod(shape)) // 8), f"one bit a voxel of {shape}"), shape)
+
+
+def read_voxel_mask(path: Path, shape: Shape) -> Bool[np.ndarray, "X Y Z"]:
+    """A mask of one bit or of one byte a voxel, told apart by the file's size; SSCBench writes bytes.
+
+    Raises:
+        InputError: If the file is missing or its size is that of neither form.
+    """
+    voxels = int(np.prod(shape))
+    if path.is_file() and path.stat().st_size == voxels:
+        return (np.fromfile(path, dtype=np.uint8) != 0).reshape(shape)
+    rule = f"one bit or one byte a voxel of {shape}"
+    return unpack_bits(_read_sized(path, np.uint8, -(-voxels // 8), rule), shape)
+
+
+def write_voxel_bytes(path: Path, mask: Bool[np.ndarray, "X Y Z"]) -> None:
+    """Write a mask with one byte a voxel."""
+    _parent(path).write_bytes(mask.astype(np.uint8).tobytes())
 
 
 def write_voxel_bits(path: Path, bits: Bool[np.ndarray, "X Y Z"]) -> None:
