@@ -1,0 +1,165 @@
+"""Instance extents from class labels alone: VoxDet's voxel-to-instance trick (VoxNT), and what it tells of the labels.
+
+From every voxel a run of its own class reaches some way along x+, x-, y+, y-, z+ and z-. Those six lengths stand in
+for the box of an instance. Source: VoxDet, appendix B (Eq. 9 to 12) and Algorithm 1. See docs/voxnt.md.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int16, Int64, Shaped
+from torch import Tensor
+
+from occloom.grid import Shape
+from occloom.scene import Target
+
+UNOBSERVED = -1
+"""Stands for the class of unobserved voxels: they end the runs of others and form runs of their own."""
+
+_PADDING = 64
+"""Columns behind each row of the counts: rows a power of two apart would share a few sets of the cache."""
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """Which labels are too long or too small to be true; training leaves them out.
+
+    Lengths are those of Eq. 9, `l = d+ + d-`. Both distances count the voxel itself, so `l` is the number of voxels of
+    the run PLUS ONE: an isolated voxel has 2 on each axis, and a maximum of 30 allows runs of 28 voxels.
+    """
+
+    classes: tuple[int, ...]
+    """Ids of the classes to refine; VoxDet refines cars alone."""
+    maximum: Shape = (30, 30, 30)
+    """Along x, y, z: a voxel is left out if `l` reaches it on ANY axis (Eq. 11: the trail of a moving object)."""
+    minimum: Shape | None = (3, 3, 3)
+    """Along x, y, z: a voxel is left out if `l` is below it on ALL axes (Eq. 10: a stray voxel); None keeps those."""
+
+
+def run_lengths(labels: Int64[Tensor, "B X Y Z"], *, stride: int = 1) -> Int16[Tensor, "B 6 x y z"]:
+    """How far the run of a voxel's own class reaches along x+, x-, y+, y-, z+, z-.
+
+    A voxel counts itself, so the least is 1; the border of the volume ends a run. The voxel that many steps away is
+    the first of another class.
+
+    Args:
+        labels: Class ids that fit in 16 bits.
+        stride: Of the voxels to answer for, [::stride] along each axis; their runs still count every voxel.
+    """
+    return _measure(labels.to(torch.int16), stride, normalise=False)
+
+
+def boundary_offsets(target: Target, *, stride: int = 1) -> Float[Tensor, "B 6 x y z"]:
+    """The offset field that VoxDet regresses: run lengths as fractions of the length of their axis, in (0, 1].
+
+    Args:
+        target: Its unobserved voxels form runs of their own.
+        stride: Of the voxels to answer for, as in `run_lengths`; the released VoxDet regresses every fourth.
+    """
+    return _measure(_classes(target), stride, normalise=True)
+
+
+def target_run_lengths(target: Target) -> Int16[Tensor, "B 6 X Y Z"]:
+    """`run_lengths` of a target, whose unobserved voxels form runs of their own."""
+    return _measure(_classes(target), 1, normalise=False)
+
+
+def axis_lengths(lengths: Int16[Tensor, "B 6 X Y Z"]) -> Int16[Tensor, "B 3 X Y Z"]:
+    """Eq. 9: `l = d+ + d-` along x, y, z, one more than the number of voxels of the run."""
+    return lengths[:, 0::2] + lengths[:, 1::2]
+
+
+def too_long(lengths: Int16[Tensor, "B 3 X Y Z"], maximum: Shape) -> Bool[Tensor, "B X Y Z"]:
+    """Eq. 11: voxels whose length along any axis reaches its maximum."""
+    return (lengths >= lengths.new_tensor(maximum).view(3, 1, 1, 1)).any(dim=1)
+
+
+def too_small(lengths: Int16[Tensor, "B 3 X Y Z"], minimum: Shape) -> Bool[Tensor, "B X Y Z"]:
+    """Eq. 10: voxels whose length along every axis is below its minimum."""
+    return (lengths < lengths.new_tensor(minimum).view(3, 1, 1, 1)).all(dim=1)
+
+
+def refine(target: Target, lengths: Int16[Tensor, "B 6 X Y Z"], refinement: Refinement, *, empty: int) -> Target:
+    """Eq. 12: the target with abnormal voxels of some classes unobserved.
+
+    Args:
+        target: Labels at full resolution.
+        lengths: Its `target_run_lengths`.
+        refinement: What is abnormal.
+        empty: Id of the empty class, which unobserved voxels carry.
+    """
+    along_axes = axis_lengths(lengths)
+    abnormal = too_long(along_axes, refinement.maximum)
+    if refinement.minimum is not None:
+        abnormal |= too_small(along_axes, refinement.minimum)
+    chosen = torch.zeros_like(abnormal)
+    for label in refinement.classes:
+        chosen |= target.labels == label
+    flagged = chosen & abnormal
+    return replace(target, labels=target.labels.masked_fill(flagged, empty), observed=target.observed & ~flagged)
+
+
+def _classes(target: Target) -> Int16[Tensor, "B X Y Z"]:
+    """Class ids, and one more for unobserved voxels."""
+    return target.labels.to(torch.int16).masked_fill_(~target.observed, UNOBSERVED)
+
+
+def _measure(labels: Int16[Tensor, "B X Y Z"], stride: int, *, normalise: bool) -> Shaped[Tensor, "B 6 x y z"]:
+    """Run lengths in six directions, in voxels (int16) or as fractions of the axis (float32)."""
+    batch, *kept = labels[:, ::stride, ::stride, ::stride].shape
+    shape = (batch, 6, *kept)
+    if labels.device.type == "cpu":
+        # NumPy takes large arrays in huge pages; to touch PyTorch's for the first time costs as much as the counting.
+        measured = torch.from_numpy(np.empty(shape, np.float32 if normalise else np.int16))
+        count = _count_in_place
+    else:
+        measured = torch.empty(shape, dtype=torch.float32 if normalise else torch.int16, device=labels.device)
+        count = _count_by_maxima
+    for axis in (1, 2, 3):
+        # Lines that no answer lies on are not followed.
+        lines = [slice(None) if dim in (0, axis) else slice(None, None, stride) for dim in range(4)]
+        every = [slice(None, None, stride) if dim == axis else slice(None) for dim in range(4)]
+        runs = count(labels[tuple(lines)], axis)[(slice(None), *every)].movedim(0, 1)
+        answer = measured[:, 2 * axis - 2 : 2 * axis].copy_(runs)
+        if normalise:
+            answer /= labels.shape[axis]
+    return measured
+
+
+def _count_in_place(labels: Int16[Tensor, "B X Y Z"], axis: int) -> Shaped[Tensor, "2 B X Y Z"]:
+    """Runs ahead and behind along an axis, slice after slice in the smallest type that holds them (on the CPU).
+
+    NumPy, because its calls on small slices cost a third of PyTorch's.
+    """
+    moved = labels.movedim(axis, 0).contiguous()
+    slices = moved.numpy().reshape(len(moved), -1)
+    length, width = slices.shape
+    dtype = np.uint8 if length <= np.iinfo(np.uint8).max else np.int16
+    counts = np.empty((2, length, width + _PADDING), dtype)[..., :width]
+    same = (slices[1:] == slices[:-1]).view(np.uint8)
+    ahead, behind = counts
+    ahead[-1:] = 1
+    behind[:1] = 1
+    for i in range(length - 2, -1, -1):
+        np.multiply(ahead[i + 1], same[i], out=ahead[i])
+        ahead[i] += 1
+    for i in range(1, length):
+        np.multiply(behind[i - 1], same[i - 1], out=behind[i])
+        behind[i] += 1
+    return torch.from_numpy(counts).unflatten(2, moved.shape[1:]).movedim(1, 1 + axis)
+
+
+def _count_by_maxima(labels: Int16[Tensor, "B X Y Z"], axis: int) -> Int16[Tensor, "2 B X Y Z"]:
+    """Runs ahead and behind along an axis as running extremes of the borders between runs (few calls: for GPUs)."""
+    length = labels.shape[axis]
+    place = torch.arange(length, dtype=torch.int16, device=labels.device).view(
+        [-1 if d == axis else 1 for d in range(4)]
+    )
+    differs = labels.narrow(axis, 1, length - 1) != labels.narrow(axis, 0, length - 1)
+    border = torch.ones_like(labels.narrow(axis, 0, 1), dtype=torch.bool)
+    starts = torch.where(torch.cat([border, differs], axis), place, 0)
+    ends = torch.where(torch.cat([differs, border], axis), place, length - 1)
+    first = starts.cummax(axis).values
+    last = ends.flip(axis).cummin(axis).values.flip(axis)
+    return torch.stack([last - place + 1, place - first + 1])
