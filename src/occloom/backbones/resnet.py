@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from occloom.errors import InputError
 from occloom.interfaces import FeaturePyramid
+from occloom.ops.drop_path import drop_path
 
 Norm = Callable[[int], nn.Module]
 """Makes the normalisation of a number of channels."""
@@ -21,24 +23,58 @@ IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
 
 
+def projection(in_channels: int, out_channels: int, *, stride: int, norm: Norm) -> nn.Module | None:
+    """Shortcut of the paper: a 1x1 convolution where the shape changes, nothing where it does not."""
+    if stride == 1 and in_channels == out_channels:
+        return None
+    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), norm(out_channels))
+
+
+def pooled_projection(in_channels: int, out_channels: int, *, stride: int, norm: Norm) -> nn.Module | None:
+    """Shortcut of ResNet-D: means of 2x2 pixels before the 1x1 convolution, so that no pixel goes unseen."""
+    if stride == 1 and in_channels == out_channels:
+        return None
+    # Rounds sizes up and leaves the border out of the mean, so that odd sizes fit the strided convolution.
+    pool = nn.Identity() if stride == 1 else nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False)
+    return nn.Sequential(pool, nn.Conv2d(in_channels, out_channels, 1, bias=False), norm(out_channels))
+
+
+class Shortcut(Protocol):
+    """Makes the way around a residual branch; None stands for the input itself."""
+
+    def __call__(self, in_channels: int, out_channels: int, *, stride: int, norm: Norm) -> nn.Module | None:
+        """Make one."""
+        ...
+
+
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions around a shortcut: ResNet-18 and -34."""
 
     expansion = 1
 
-    def __init__(self, in_channels: int, width: int, *, stride: int, norm: Norm) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        *,
+        stride: int,
+        norm: Norm,
+        shortcut: Shortcut = projection,
+        drop_rate: float = 0.0,
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, width, 3, stride, padding=1, bias=False)
         self.bn1 = norm(width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.bn2 = norm(width)
         self.relu = nn.ReLU(inplace=True)
-        self.downsample = _shortcut(in_channels, width, stride=stride, norm=norm)
+        self.downsample = shortcut(in_channels, width, stride=stride, norm=norm)
+        self.drop_rate = drop_rate
 
     def forward(self, x: Float[Tensor, "M C H W"]) -> Float[Tensor, "M Co h w"]:
         """Halve the size where the stride is 2."""
         y = self.relu(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
+        y = drop_path(self.bn2(self.conv2(y)), self.drop_rate, training=self.training)
         return self.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
@@ -47,7 +83,16 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, in_channels: int, width: int, *, stride: int, norm: Norm) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        *,
+        stride: int,
+        norm: Norm,
+        shortcut: Shortcut = projection,
+        drop_rate: float = 0.0,
+    ) -> None:
         super().__init__()
         out_channels = width * self.expansion
         self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
@@ -57,21 +102,34 @@ class Bottleneck(nn.Module):
         self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
         self.bn3 = norm(out_channels)
         self.relu = nn.ReLU(inplace=True)
-        self.downsample = _shortcut(in_channels, out_channels, stride=stride, norm=norm)
+        self.downsample = shortcut(in_channels, out_channels, stride=stride, norm=norm)
+        self.drop_rate = drop_rate
 
     def forward(self, x: Float[Tensor, "M C H W"]) -> Float[Tensor, "M Co h w"]:
         """Halve the size where the stride is 2."""
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.relu(self.bn2(self.conv2(y)))
-        y = self.bn3(self.conv3(y))
+        y = drop_path(self.bn3(self.conv3(y)), self.drop_rate, training=self.training)
         return self.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
-def _shortcut(in_channels: int, out_channels: int, *, stride: int, norm: Norm) -> nn.Sequential | None:
-    """A projection where the shape changes, nothing where it does not."""
-    if stride == 1 and in_channels == out_channels:
-        return None
-    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), norm(out_channels))
+def plain_stem(width: int, norm: Norm) -> nn.Module:
+    """First convolution of the paper: 7x7, half the size. `norm` comes after it."""
+    return nn.Conv2d(3, width, 7, 2, padding=3, bias=False)
+
+
+def deep_stem(width: int, norm: Norm) -> nn.Module:
+    """First convolutions of ResNet-D: three of 3x3 instead of one of 7x7, the first halves the size."""
+    half = width // 2
+    return nn.Sequential(
+        nn.Conv2d(3, half, 3, 2, padding=1, bias=False),
+        norm(half),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(half, half, 3, padding=1, bias=False),
+        norm(half),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(half, width, 3, padding=1, bias=False),
+    )
 
 
 class ResNet(nn.Module):
@@ -88,6 +146,9 @@ class ResNet(nn.Module):
         width: int = 64,
         finest_stride: int = 4,
         norm: Norm = nn.BatchNorm2d,
+        stem: Callable[[int, Norm], nn.Module] = plain_stem,
+        shortcut: Shortcut = projection,
+        drop_path: float = 0.0,
     ) -> None:
         """Make a trunk with random weights.
 
@@ -97,20 +158,33 @@ class ResNet(nn.Module):
             width: Channels of the first stage before expansion; 64 in the paper, doubled from stage to stage.
             finest_stride: Of the levels that `forward` returns: 4, 8, 16 or 32.
             norm: Makes the normalisation layers; pretrained weights need batch normalisation.
+            stem: Makes the first convolution or convolutions, from the width and `norm`.
+            shortcut: Makes the way around a block.
+            drop_path: Rate of stochastic depth at the last block; it rises linearly from 0 at the first.
         """
         super().__init__()
         self.strides = tuple(stride for stride in (4, 8, 16, 32) if stride >= finest_stride)
         stage_channels = [width * 2**stage * block.expansion for stage in range(4)]
         self.channels = tuple(stage_channels[-len(self.strides) :])
-        self.conv1 = nn.Conv2d(3, width, 7, 2, padding=3, bias=False)
+        self.conv1 = stem(width, norm)
         self.bn1 = norm(width)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, padding=1)
         in_channels = [width, *stage_channels[:-1]]
-        stages = [
-            _stage(block, in_channels[s], width * 2**s, blocks[s], stride=1 if s == 0 else 2, norm=norm)
-            for s in range(4)
-        ]
+        rates = iter([drop_path * i / (sum(blocks) - 1) for i in range(sum(blocks))])
+
+        def stage(index: int) -> nn.Sequential:
+            """Blocks of one size; the first changes it."""
+            inner, more = width * 2**index, blocks[index] - 1
+            inputs = (in_channels[index], *(stage_channels[index] for _ in range(more)))
+            strides = (1 if index == 0 else 2, *(1 for _ in range(more)))
+            made = [
+                block(channels, inner, stride=stride, norm=norm, shortcut=shortcut, drop_rate=next(rates))
+                for channels, stride in zip(inputs, strides, strict=True)
+            ]
+            return nn.Sequential(*made)
+
+        stages = [stage(index) for index in range(4)]
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         # Not saved, so that the keys stay torchvision's and timm's.
         self.register_buffer("mean", torch.tensor(IMAGE_MEAN).view(3, 1, 1), persistent=False)
@@ -126,14 +200,6 @@ class ResNet(nn.Module):
             x = stage(x)
             levels.append(x)
         return FeaturePyramid(levels=tuple(levels[-len(self.strides) :]), strides=self.strides)
-
-
-def _stage(
-    block: type[BasicBlock] | type[Bottleneck], in_channels: int, width: int, count: int, *, stride: int, norm: Norm
-) -> nn.Sequential:
-    """Blocks of one size; the first changes it."""
-    first = block(in_channels, width, stride=stride, norm=norm)
-    return nn.Sequential(first, *(block(width * block.expansion, width, stride=1, norm=norm) for _ in range(count - 1)))
 
 
 def _initialise(module: nn.Module) -> None:
@@ -155,6 +221,22 @@ def resnet34(*, width: int = 64, finest_stride: int = 4, norm: Norm = nn.BatchNo
 def resnet50(*, width: int = 64, finest_stride: int = 4, norm: Norm = nn.BatchNorm2d) -> ResNet:
     """ResNet-50."""
     return ResNet(Bottleneck, (3, 4, 6, 3), width=width, finest_stride=finest_stride, norm=norm)
+
+
+def resnet50d(
+    *, width: int = 64, drop_path: float = 0.0, finest_stride: int = 4, norm: Norm = nn.BatchNorm2d
+) -> ResNet:
+    """ResNet-50-D (He et al., "Bag of Tricks", CVPR 2019, 4.2): deep stem, pooled shortcuts, stochastic depth."""
+    return ResNet(
+        Bottleneck,
+        (3, 4, 6, 3),
+        width=width,
+        finest_stride=finest_stride,
+        norm=norm,
+        stem=deep_stem,
+        shortcut=pooled_projection,
+        drop_path=drop_path,
+    )
 
 
 def load_torchvision_weights(trunk: ResNet, path: Path) -> None:

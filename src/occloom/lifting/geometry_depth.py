@@ -1,0 +1,317 @@
+"""Depth from features, camera and a stereo depth map: the depth net of CGFormer (Yu et al., NeurIPS 2024) and VoxDet.
+
+A distribution over depth planes from the image features (monocular) and one from an input depth map (stereo) look at
+each other by neighbourhood attention; a 3D network over (plane, row, column) makes one distribution of the two.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from occloom.backbones.resnet import BasicBlock, Norm
+from occloom.ops.deformable_conv2d import DeformableConv2d
+from occloom.ops.neighbourhood_attention import neighbourhood_attention
+
+
+@dataclass(frozen=True)
+class DepthAndContext:
+    """What lifting needs of each feature pixel."""
+
+    context: Float[Tensor, "M C h w"]
+    """Features of what is seen."""
+    depth: Float[Tensor, "M D h w"]
+    """Probability of each depth plane; sums to 1 over the planes."""
+
+
+class GeometryDepth(nn.Module):
+    """Depth distributions and context features of image feature maps of any size of at least 5 x 5."""
+
+    def __init__(
+        self,
+        *,
+        in_channels: int = 512,
+        channels: int = 512,
+        context_channels: int = 128,
+        planes: int = 112,
+        camera_features: int = 33,
+        fusion_channels: int = 32,
+    ) -> None:
+        """Make the network.
+
+        Args:
+            in_channels: Of the features.
+            channels: Of the features of the monocular part.
+            context_channels: Of the context that comes out.
+            planes: D; a multiple of 4.
+            camera_features: Numbers that describe a camera.
+            fusion_channels: Of the 3D network; a multiple of 8.
+        """
+        super().__init__()
+        self.mono = MonocularDepth(
+            in_channels=in_channels,
+            channels=channels,
+            context_channels=context_channels,
+            planes=planes,
+            camera_features=camera_features,
+        )
+        self.stereo = StereoEncoder(planes)
+        self.fusion = DepthFusion(planes=planes, channels=fusion_channels)
+
+    def forward(
+        self,
+        features: Float[Tensor, "M C h w"],
+        stereo: Float[Tensor, "M D h w"],
+        camera: Float[Tensor, "M F"],
+    ) -> DepthAndContext:
+        """Estimate the depth of each feature pixel.
+
+        Args:
+            features: Image features.
+            stereo: One-hot plane of the input depth map, zeros where it is unknown.
+            camera: Numbers that describe each camera and what was done to its image.
+        """
+        context, mono = self.mono(features, camera)
+        return DepthAndContext(context=context, depth=self.fusion(mono, self.stereo(stereo)))
+
+
+class MonocularDepth(nn.Module):
+    """Context and a depth distribution from features, each gated by the camera (BEVDepth, AAAI 2023, 3.3)."""
+
+    def __init__(
+        self, *, in_channels: int, channels: int, context_channels: int, planes: int, camera_features: int
+    ) -> None:
+        super().__init__()
+        self.reduce = nn.Sequential(
+            nn.Conv2d(in_channels, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
+        )
+        self.camera_norm = BatchNormOfVectors(camera_features)
+        self.context_mlp = CameraMlp(camera_features, channels)
+        self.context_gate = Gate(channels)
+        self.context_conv = nn.Conv2d(channels, context_channels, 1)
+        self.depth_mlp = CameraMlp(camera_features, channels)
+        self.depth_gate = Gate(channels)
+        deformable = DeformableConv2d(planes, planes, kernel_size=3, groups=4)
+        nn.init.zeros_(deformable.offset.weight)
+        nn.init.zeros_(deformable.offset.bias)
+        self.depth_conv = nn.Sequential(
+            BasicBlock(channels, planes, stride=1, norm=nn.BatchNorm2d, shortcut=wide_projection),
+            BasicBlock(planes, planes, stride=1, norm=nn.BatchNorm2d),
+            BasicBlock(planes, planes, stride=1, norm=nn.BatchNorm2d),
+            AtrousPyramid(planes),
+            deformable,
+            nn.Conv2d(planes, planes, 1),
+        )
+
+    def forward(
+        self, features: Float[Tensor, "M C h w"], camera: Float[Tensor, "M F"]
+    ) -> tuple[Float[Tensor, "M Cc h w"], Float[Tensor, "M D h w"]]:
+        """Context and depth distribution."""
+        features = self.reduce(features)
+        camera = self.camera_norm(camera)
+        context = self.context_conv(self.context_gate(features, self.context_mlp(camera)))
+        logits = self.depth_conv(self.depth_gate(features, self.depth_mlp(camera)))
+        return context, logits.softmax(dim=1)
+
+
+class BatchNormOfVectors(nn.BatchNorm1d):
+    """Batch normalisation of one vector a sample that also trains on a single sample.
+
+    A batch of one has no variance. There the running statistics normalise, after they have taken the sample in as an
+    exponentially weighted mean and variance (West 1979): this keeps the result within sqrt((1 - m) / m) at momentum
+    m, 3 at 0.1, from the first step on. With more samples, and in evaluation, it is batch normalisation.
+    """
+
+    def forward(self, input: Float[Tensor, "M F"]) -> Float[Tensor, "M F"]:
+        """Normalise each feature."""
+        if not self.training or len(input) > 1:
+            return super().forward(input)
+        mean, variance, momentum = self.running_mean, self.running_var, self.momentum
+        assert mean is not None and variance is not None and momentum is not None
+        with torch.no_grad():
+            off = input[0] - mean
+            mean += momentum * off
+            variance.add_(momentum * off**2).mul_(1 - momentum)
+        # Copies: the next step changes the statistics before this step's backward may have run.
+        return F.batch_norm(input, mean.clone(), variance.clone(), self.weight, self.bias, eps=self.eps)
+
+
+class CameraMlp(nn.Module):
+    """Two linear layers."""
+
+    def __init__(self, in_features: int, features: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(in_features, features)
+        self.fc2 = nn.Linear(features, features)
+
+    def forward(self, x: Float[Tensor, "M F"]) -> Float[Tensor, "M C"]:
+        """Embed the camera."""
+        return self.fc2(F.relu(self.fc1(x)))
+
+
+class Gate(nn.Module):
+    """Squeeze and excitation whose squeezed vector comes from elsewhere: here from the camera."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv_reduce = nn.Conv2d(channels, channels, 1)
+        self.conv_expand = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Float[Tensor, "M C h w"], vector: Float[Tensor, "M C"]) -> Float[Tensor, "M C h w"]:
+        """Scale each channel by a number between 0 and 1."""
+        return x * self.conv_expand(F.relu(self.conv_reduce(vector[:, :, None, None]))).sigmoid()
+
+
+def wide_projection(in_channels: int, out_channels: int, *, stride: int, norm: Norm) -> nn.Module:
+    """A shortcut of one biased 3x3 convolution, not normalised."""
+    return nn.Conv2d(in_channels, out_channels, 3, stride, padding=1)
+
+
+class AtrousPyramid(nn.Module):
+    """Convolutions with growing gaps, and the mean of the image, side by side (DeepLab v3, 2017, 3.3)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(AtrousBranch(channels, dilation) for dilation in (1, 6, 12, 18))
+        self.pooled_conv = nn.Conv2d(channels, channels, 1, bias=False)
+        self.pooled_norm = BatchNormOfVectors(channels)
+        self.conv = nn.Conv2d(5 * channels, channels, 1, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, x: Float[Tensor, "M C h w"]) -> Float[Tensor, "M C h w"]:
+        """Mix what is seen at several scales."""
+        pooled = self.pooled_conv(x.mean(dim=(2, 3), keepdim=True))
+        pooled = F.relu(self.pooled_norm(pooled[:, :, 0, 0]))[:, :, None, None]
+        sides = [*(branch(x) for branch in self.branches), pooled.expand_as(x)]
+        return self.dropout(F.relu(self.norm(self.conv(torch.cat(sides, dim=1)))))
+
+
+class AtrousBranch(nn.Module):
+    """One convolution of a dilation; of a single pixel where the dilation is 1."""
+
+    def __init__(self, channels: int, dilation: int) -> None:
+        super().__init__()
+        size, padding = (1, 0) if dilation == 1 else (3, dilation)
+        self.conv = nn.Conv2d(channels, channels, size, padding=padding, dilation=dilation, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Float[Tensor, "M C h w"]) -> Float[Tensor, "M C h w"]:
+        """Keep the size."""
+        return F.relu(self.norm(self.conv(x)))
+
+
+class StereoEncoder(nn.Module):
+    """A depth distribution from the one-hot planes of an input depth map."""
+
+    def __init__(self, planes: int) -> None:
+        super().__init__()
+        self.stem = _normalised(nn.Conv2d(planes, planes, 3, padding=1, bias=False))
+        self.unet = UNet(planes, nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d)
+        self.conv_out = nn.Conv2d(planes, planes, 1)
+
+    def forward(self, stereo: Float[Tensor, "M D h w"]) -> Float[Tensor, "M D h w"]:
+        """Spread what is known to where it is not."""
+        return self.conv_out(self.unet(self.stem(stereo))).softmax(dim=1)
+
+
+def _normalised(conv: nn.Conv2d | nn.Conv3d) -> nn.Sequential:
+    """A convolution, then group normalisation in two groups."""
+    return nn.Sequential(conv, nn.GroupNorm(2, conv.out_channels))
+
+
+class UNet(nn.Module):
+    """Two halvings and back, over two or three axes; the size stays, whatever it is.
+
+    A halving rounds up, and the way back takes the size of the map it joins: of an odd size 2 n - 1, n remains, and
+    the transposed convolution leaves out the last row that padding would add.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        conv: type[nn.Conv2d] | type[nn.Conv3d],
+        deconv: type[nn.ConvTranspose2d] | type[nn.ConvTranspose3d],
+        norm: type[nn.BatchNorm2d] | type[nn.BatchNorm3d],
+    ) -> None:
+        super().__init__()
+        narrow, middle, wide = channels, 2 * channels, 4 * channels
+        self.conv1 = _normalised(conv(narrow, middle, 3, 2, padding=1, bias=False))
+        self.conv2 = _normalised(conv(middle, middle, 3, padding=1, bias=False))
+        self.conv3 = _normalised(conv(middle, wide, 3, 2, padding=1, bias=False))
+        self.conv4 = _normalised(conv(wide, wide, 3, padding=1, bias=False))
+        self.conv5 = deconv(wide, middle, 3, 2, padding=1, bias=False)
+        self.norm5 = norm(middle)
+        self.conv6 = deconv(middle, narrow, 3, 2, padding=1, bias=False)
+        self.norm6 = norm(narrow)
+        self.skip1 = _normalised(conv(narrow, narrow, 1, bias=False))
+        self.skip2 = _normalised(conv(middle, middle, 1, bias=False))
+
+    def forward(self, x: Float[Tensor, "M C *size"]) -> Float[Tensor, "M C *size"]:
+        """See further; keep the detail through the skips."""
+        half = F.relu(self.conv2(F.relu(self.conv1(x), inplace=True)), inplace=True)
+        y = F.relu(self.conv4(F.relu(self.conv3(half), inplace=True)), inplace=True)
+        y = self.norm5(self.conv5(y, output_size=list(half.shape[2:])))
+        y = F.relu(y.add_(self.skip2(half)), inplace=True)
+        y = self.norm6(self.conv6(y, output_size=list(x.shape[2:])))
+        return F.relu(y.add_(self.skip1(x)), inplace=True)
+
+
+class DepthFusion(nn.Module):
+    """One distribution of two, by attention between them and a 3D network over both."""
+
+    def __init__(self, *, planes: int, channels: int) -> None:
+        super().__init__()
+        self.mono_asks = NeighbourhoodCrossAttention(planes)
+        self.stereo_asks = NeighbourhoodCrossAttention(planes)
+        self.stem = nn.Conv3d(2, channels, 3, padding=1)
+        self.unet = UNet(channels, nn.Conv3d, nn.ConvTranspose3d, nn.BatchNorm3d)
+        self.channel_attention = ChannelAttention(channels)
+        self.conv_out = nn.Conv3d(channels, 1, 3, padding=1)
+
+    def forward(self, mono: Float[Tensor, "M D h w"], stereo: Float[Tensor, "M D h w"]) -> Float[Tensor, "M D h w"]:
+        """Probability of each plane; at first, the attention adds nothing to either distribution."""
+        volume = torch.stack([self.mono_asks(mono, stereo), self.stereo_asks(stereo, mono)], dim=1)
+        volume = self.unet(F.relu(self.stem(volume), inplace=True))
+        return self.conv_out(self.channel_attention(volume))[:, 0].softmax(dim=1)
+
+
+class NeighbourhoodCrossAttention(nn.Module):
+    """A map asks the 5x5 neighbourhood in another and adds what it learns to the other; nothing before training."""
+
+    def __init__(self, channels: int, *, kernel: int = 5) -> None:
+        super().__init__()
+        self.scale = channels**-0.5
+        self.q = nn.Linear(channels, channels)
+        self.kv = nn.Linear(channels, 2 * channels)
+        self.proj = nn.Linear(channels, channels)
+        self.bias = nn.Parameter(nn.init.trunc_normal_(torch.empty(2 * kernel - 1, 2 * kernel - 1), std=0.02))
+        self.gamma = nn.Parameter(torch.zeros(1))
+
+    def forward(self, asking: Float[Tensor, "M C h w"], asked: Float[Tensor, "M C h w"]) -> Float[Tensor, "M C h w"]:
+        """Return `asked` and what was learnt about it."""
+        key, value = self.kv(asked.permute(0, 2, 3, 1)).chunk(2, dim=-1)
+        query = self.q(asking.permute(0, 2, 3, 1)) * self.scale
+        answer = self.proj(neighbourhood_attention(query, key, value, self.bias))
+        return asked + self.gamma * answer.permute(0, 3, 1, 2)
+
+
+class ChannelAttention(nn.Module):
+    """A residual branch whose channels are weighted by their means; it adds nothing before training."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Sequential(nn.Conv3d(channels, channels, 3, padding=1), nn.GELU(), nn.GroupNorm(1, channels))
+        squeezed = channels // 8
+        self.squeeze = nn.Conv3d(channels, squeezed, 1)
+        self.expand = nn.Conv3d(squeezed, channels, 1)
+        self.conv2 = nn.Sequential(nn.Conv3d(channels, channels, 3, padding=1), nn.GELU(), nn.GroupNorm(2, channels))
+        self.layer_scale = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Float[Tensor, "M C D h w"]) -> Float[Tensor, "M C D h w"]:
+        """Refine each voxel."""
+        y = self.conv1(x)
+        weight = F.gelu(self.expand(F.gelu(self.squeeze(y.mean(dim=(2, 3, 4), keepdim=True))))).sigmoid()
+        return x + self.layer_scale * self.conv2(y * weight)
