@@ -54,7 +54,8 @@ ALLOWED = {
     "engine": BASE | {"engine.config", "geometry", "metrics", "cache", "viewer"},
     "cache": {"errors"},
     "rays": {"errors", "grid"},
-    "data": BASE | {"geometry", "cache"},
+    "stereo": BASE,
+    "data": BASE | {"geometry", "cache", "stereo"},
     "labels": BASE | {"geometry", "cache", "rays"},
     "town": BASE | {"geometry", "labels", "rays", "data.kitti_files", "data.label_spaces"},
     "viewer": {"errors", "grid", "scene", "rays"},
@@ -72,6 +73,7 @@ OUTSIDE = {
     "tyro": {"cli"},
     "lightning": {"engine"},
     "lightning_fabric": {"engine"},
+    "huggingface_hub": {"backbones"},
     "timm": set(),
     "torchvision": set(),
 }

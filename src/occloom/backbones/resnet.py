@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -39,6 +39,7 @@ def pooled_projection(in_channels: int, out_channels: int, *, stride: int, norm:
     return nn.Sequential(pool, nn.Conv2d(in_channels, out_channels, 1, bias=False), norm(out_channels))
 
 
+@runtime_checkable
 class Shortcut(Protocol):
     """Makes the way around a residual branch; None stands for the input itself."""
 
@@ -113,8 +114,8 @@ class Bottleneck(nn.Module):
         return self.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
-def plain_stem(width: int, norm: Norm) -> nn.Module:
-    """First convolution of the paper: 7x7, half the size. `norm` comes after it."""
+def plain_stem(width: int, _norm: Norm) -> nn.Module:
+    """First convolution of the paper: 7x7, half the size."""
     return nn.Conv2d(3, width, 7, 2, padding=3, bias=False)
 
 

@@ -1,0 +1,48 @@
+"""Weights that others published, fetched once from the Hugging Face hub and kept in its cache."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from occloom.errors import InputError
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """One file of a model repository on the Hugging Face hub."""
+
+    repository: str
+    """Owner and name, as in "timm/resnet50d.a1_in1k"."""
+    name: str
+    """Of the file in the repository."""
+
+    @property
+    def url(self) -> str:
+        """Where a browser finds it."""
+        return f"https://huggingface.co/{self.repository}/resolve/main/{self.name}"
+
+
+RESNET50D_IMAGENET = HubFile(repository="timm/resnet50d.a1_in1k", name="model.safetensors")
+"""ResNet-50-D trained on ImageNet-1k by timm (Wightman et al., "ResNet strikes back", 2021, recipe A1); Apache-2.0."""
+
+
+def pretrained_trunk(source: HubFile) -> Path:
+    """Path of the file in the hub's cache, downloaded where it is not there yet.
+
+    Nothing is asked over the network where the cache has the file and HF_HUB_OFFLINE is set.
+
+    Raises:
+        InputError: If it is not in the cache and cannot be downloaded, or the package for it is not installed.
+    """
+    by_hand = f"download {source.url} and name the file with --train.trunk-weights PATH"
+    where = f"{source.repository}/{source.name}"
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import HfHubHTTPError
+    except ImportError as error:
+        what = "these weights are fetched by huggingface_hub, which is not installed"
+        raise InputError(what, where=where, remedy=f"pip install 'occloom[hub]', or {by_hand}") from error
+    try:
+        return Path(hf_hub_download(source.repository, source.name))
+    except (OSError, HfHubHTTPError) as error:
+        what = f"is not in the cache of the Hugging Face hub and cannot be downloaded ({type(error).__name__})"
+        raise InputError(what, where=where, remedy=by_hand) from error
