@@ -1,0 +1,1 @@
+"""Matching the two pictures of a stereo pair by a network."""
