@@ -15,7 +15,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from occloom.errors import InputError
@@ -34,23 +34,39 @@ Scores = TrilinearScores | FactorisedScores
 """Class scores on the full grid, in one of two forms that give logits, argmax and losses."""
 
 
-@dataclass(frozen=True)
-class Neighbours:
-    """For each voxel of the offset field the six places its instance is read at, as weighted sums of voxels."""
+@runtime_checkable
+class Places(Protocol):
+    """Where each voxel of the offset field reads its instance, in the order x+, x-, y+, y-, z+, z-."""
 
-    index: Int64[Tensor, "B 6 V n"]
-    """Flat index of the n voxels in the same sample, in C order."""
-    weight: Float[Tensor, "B 6 V n"]
-    """Their weights; 0 for voxels outside the volume."""
+    def read(self, volume: Float[Tensor, "B C x y z"], direction: int) -> Float[Tensor, "B C x y z"]:
+        """What a volume holds at the place of each voxel in one of the six directions."""
+        ...
 
 
 @runtime_checkable
 class OffsetSampling(Protocol):
     """How offsets become places to read."""
 
-    def neighbours(self, offsets: Float[Tensor, "B 6 x y z"]) -> Neighbours:
-        """Where each voxel reads, in the order x+, x-, y+, y-, z+, z-."""
+    def places(self, offsets: Float[Tensor, "B 6 x y z"]) -> Places:
+        """Of a batch; read by every aggregation layer."""
         ...
+
+
+@dataclass(frozen=True)
+class AxisPlaces:
+    """Places on the axes through each voxel: linear interpolation along a line, written as one matrix a line.
+
+    A line has 64 voxels at most, so the dense matrices are small, and products of matrices are fast in both passes.
+    """
+
+    matrices: tuple[Tensor, ...]
+    """Six of "B u v n n": for the lines along x, y or z, what each of the n voxels reads from which."""
+
+    def read(self, volume: Float[Tensor, "B C x y z"], direction: int) -> Float[Tensor, "B C x y z"]:
+        """Interpolate along the direction's axis."""
+        axis = 1 + direction // 2
+        lines = volume.movedim(1, -1).movedim(axis, -2)
+        return (self.matrices[direction].to(lines.dtype) @ lines).movedim(-2, axis).movedim(-1, 1)
 
 
 @dataclass(frozen=True)
@@ -61,23 +77,17 @@ class AlongAxes:
     features are interpolated linearly.
     """
 
-    def neighbours(self, offsets: Float[Tensor, "B 6 x y z"]) -> Neighbours:
-        """Two voxels a place: the ones before and behind it on the axis."""
-        batch, _, *shape = offsets.shape
-        strides = (shape[1] * shape[2], shape[2], 1)
-        flat = torch.arange(math.prod(shape), device=offsets.device)
-        index, weight = [], []
+    def places(self, offsets: Float[Tensor, "B 6 x y z"]) -> Places:
+        """The weight of voxel j at place p is the hat function 1 - |p - j|, where positive."""
+        matrices = []
         for direction in range(6):
-            axis, sign = direction // 2, 1 - 2 * (direction % 2)
-            last, stride = shape[axis] - 1, strides[axis]
-            own = flat // stride % shape[axis]
-            moved = (own + sign * shape[axis] * offsets[:, direction].flatten(1)).clamp(0, last)
-            before = moved.detach().floor().clamp(max=max(last - 1, 0))
-            share = moved - before
-            first = flat + (before.long() - own) * stride
-            index.append(torch.stack([first, first + min(last, 1) * stride], dim=-1))
-            weight.append(torch.stack([1 - share, share], dim=-1))
-        return Neighbours(index=torch.stack(index, dim=1), weight=torch.stack(weight, dim=1))
+            axis, sign = 1 + direction // 2, 1 - 2 * (direction % 2)
+            moves = offsets[:, direction].movedim(axis, -1)
+            length = moves.shape[-1]
+            voxel = torch.arange(length, dtype=moves.dtype, device=moves.device)
+            place = (voxel + sign * length * moves).clamp(0, length - 1)
+            matrices.append(F.relu(1 - (place[..., None] - voxel).abs()))
+        return AxisPlaces(tuple(matrices))
 
 
 @runtime_checkable
@@ -319,40 +329,25 @@ class InstanceAggregation(nn.Module):
         super().__init__()
         self.stride = stride
         self.query, self.key, self.value, self.out = (nn.Conv3d(channels, channels, 1, bias=False) for _ in range(4))
-        self.query_norm, self.key_norm, self.value_norm, self.norm = (
-            nn.GroupNorm(groups, channels) for _ in range(4)
-        )
+        self.query_norm, self.key_norm, self.value_norm, self.norm = (nn.GroupNorm(groups, channels) for _ in range(4))
 
-    def forward(self, volume: Float[Tensor, "B C X Y Z"], neighbours: Neighbours) -> Float[Tensor, "B C X Y Z"]:
+    def forward(self, volume: Float[Tensor, "B C X Y Z"], places: Places) -> Float[Tensor, "B C X Y Z"]:
         """The volume with the semantics of each voxel's instance in it."""
-        coarse = _coarsen(volume, self.stride)
+        # Channels last: reading moves whole feature vectors.
+        coarse = _coarsen(volume, self.stride).contiguous(memory_format=torch.channels_last_3d)
         query = self.query_norm(self.query(coarse))
         # Linear layers and interpolation commute: six times fewer rows go through the linear ones.
         keys, values = self.key(coarse), self.value(coarse)
         scores, read = [], []
         for direction in range(6):
-            index, weight = neighbours.index[:, direction], neighbours.weight[:, direction]
-            key = self.key_norm(_read(keys, index, weight))
+            key = self.key_norm(places.read(keys, direction))
             scores.append((query * key).sum(dim=1, keepdim=True) / math.sqrt(query.shape[1]))
-            read.append(self.value_norm(_read(values, index, weight)))
+            read.append(self.value_norm(places.read(values, direction)))
         share = torch.stack(scores).softmax(dim=0)
         gathered = share[0] * read[0]
         for direction in range(1, 6):
             gathered = gathered + share[direction] * read[direction]
         return self.norm(self.out(volume + _enlarge(gathered, volume.shape[2:])))
-
-
-def _read(
-    volume: Float[Tensor, "B C x y z"], index: Int64[Tensor, "B V n"], weight: Float[Tensor, "B V n"]
-) -> Float[Tensor, "B C x y z"]:
-    """Weighted sums of n voxels of the same sample."""
-    batch, channels, *shape = volume.shape
-    rows = volume.permute(0, 2, 3, 4, 1).reshape(-1, channels)
-    first = torch.arange(batch, device=index.device)[:, None, None] * index.shape[1]
-    read = F.embedding_bag(
-        (index + first).flatten(0, 1), rows, mode="sum", per_sample_weights=weight.flatten(0, 1).to(rows.dtype)
-    )
-    return read.view(batch, *shape, channels).permute(0, 4, 1, 2, 3)
 
 
 def _coarsen(volume: Float[Tensor, "B C X Y Z"], stride: int) -> Float[Tensor, "B C x y z"]:
@@ -440,9 +435,9 @@ class DenseDetector(nn.Module):
             classes = self.classification(levels)
         del levels
         if offsets is not None and len(self.aggregation):
-            neighbours = self.config.sampling.neighbours(offsets)
+            places = self.config.sampling.places(offsets)
             for layer in self.aggregation:
-                classes = layer(classes, neighbours)
+                classes = layer(classes, places)
         return DetectionOutputs(scores=self.class_head(classes), offsets=offsets, auxiliary=auxiliary)
 
     def losses(self, outputs: DetectionOutputs, target: Target) -> dict[str, Float[Tensor, ""]]:
