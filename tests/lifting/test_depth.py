@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from occloom.lifting.depth import DepthBins, DepthHead, depth_histogram
+from occloom.lifting.depth import DepthBins, DepthHead, DepthPlanes, depth_histogram
 
 
 def test_bins_span_the_range_and_grow_linearly():
@@ -13,6 +13,21 @@ def test_bins_span_the_range_and_grow_linearly():
     assert len(edges) == 14
     assert (edges[0].item(), edges[-1].item()) == (2.0, pytest.approx(54.0))
     torch.testing.assert_close(widths.diff(), torch.full((12,), widths[0].item(), dtype=torch.float64))
+
+
+def test_planes_are_those_of_the_reference_by_default():
+    planes = DepthPlanes()
+    # Reference voxdet 3: 112 planes, 2.0 to 57.5 m, every half metre.
+    assert torch.equal(planes.centres(dtype=torch.float64), torch.arange(4, 116, dtype=torch.float64) / 2)
+
+
+@pytest.mark.parametrize("planes", [DepthPlanes(), DepthPlanes(near=1.5, step=0.8, count=7), DepthPlanes(count=1)])
+def test_planes_lie_amid_the_depths_they_stand_for(planes):
+    centres = planes.centres(dtype=torch.float64)
+    assert len(centres) == planes.count
+    edges = torch.linspace(planes.nearest, planes.farthest, planes.count + 1, dtype=torch.float64)
+    torch.testing.assert_close((edges[1:] + edges[:-1]) / 2, centres)
+    torch.testing.assert_close(edges.diff(), torch.full_like(centres, planes.step))
 
 
 @pytest.mark.parametrize(("size", "stride"), [((8, 12), 4), ((7, 10), 4), ((5, 3), 1)])
