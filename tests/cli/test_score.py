@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from occloom.cli.score import read_prediction, read_truth, score
-from occloom.data.kitti_files import pack_bits, unpack_bits, write_voxel_bits, write_voxel_labels
+from occloom.cli.score import score
+from occloom.data.kitti_files import pack_bits, unpack_bits, write_voxel_bits, write_voxel_bytes, write_voxel_labels
 from occloom.data.label_spaces import SEMANTIC_KITTI
 from occloom.errors import InputError
 
@@ -127,31 +127,9 @@ def test_a_missing_folder_is_named(folders, tmp_path):
         score(tmp_path, folders[1])
 
 
-def test_a_predicted_id_without_a_class_is_refused_where_observed(tmp_path):
-    raw = np.zeros(SHAPE, np.uint16)
-    raw[5, 6, 7] = 99
-    path = write_prediction(tmp_path, "00/000000", raw)
-    observed = np.ones(SHAPE, bool)
-    with pytest.raises(InputError, match=r"000000\.label: predicts raw id 99"):
-        read_prediction(path, observed)
-    observed[5, 6, 7] = False
-    assert (read_prediction(path, observed) == SEMANTIC_KITTI.empty).all()
-
-
 def test_edges_out_of_order_are_refused(folders):
     with pytest.raises(InputError, match="rising"):
         score(*folders, detail=True, distances=(20.0, 10.0))
-
-
-def test_ignored_labels_are_unobserved_and_empty(tmp_path):
-    raw = np.zeros(SHAPE, np.uint16)
-    raw[0, 0, 0], raw[1, 1, 1], raw[2, 2, 2] = 52, 10, 10
-    invalid = np.zeros(SHAPE, bool)
-    invalid[2, 2, 2] = True
-    path = write_truth(tmp_path, "00/000000", raw, invalid)
-    truth, observed = read_truth(path, path.with_suffix(".invalid"))
-    np.testing.assert_array_equal(np.argwhere(~observed), [[0, 0, 0], [2, 2, 2]])
-    np.testing.assert_array_equal(np.argwhere(truth), [[1, 1, 1]])
 
 
 @pytest.mark.real_data
@@ -171,3 +149,28 @@ def test_official_case_scores_through_files(real_data, tmp_path):
     assert scores["recall"] == pytest.approx(expected["recall"], abs=1e-6)
     assert scores["miou"] == pytest.approx(expected["iou_mean"], abs=1e-6)
     assert list(scores["per_class"].values()) == pytest.approx(expected["iou_per_class"], abs=1e-6)
+
+
+def test_kitti_360_is_scored_with_its_own_classes_and_rule(tmp_path, capsys):
+    drive, rng = "2013_05_28_drive_0006_sync", np.random.default_rng(1)
+    truth = rng.choice(np.array([0, 0, 10, 40, 52, 71, 99], np.uint16), SHAPE)
+    invalid = rng.random(SHAPE) < 0.3
+    prediction = np.where((rng.random(SHAPE) < 0.7) & (truth != 71), truth, np.uint16(52))
+    path = tmp_path / "data" / "data_2d_raw" / drive / "voxels" / "000005.label"
+    write_voxel_labels(path, truth)
+    write_voxel_bytes(path.with_suffix(".invalid"), invalid)
+    write_prediction(tmp_path / "out", f"{drive}/000005", prediction)
+    score(tmp_path / "out", tmp_path / "data", protocol="sscbench", detail=True, json_file=tmp_path / "scores.json")
+    report = json.loads((tmp_path / "scores.json").read_text())
+    counted = (truth != 71) & ((truth != 0) | ~invalid)
+    hits = ((truth == 99) & (prediction == 99) & counted).sum()
+    either = (((truth == 99) | (prediction == 99)) & counted).sum()
+    assert report["frames"] == [f"{drive}/000005"]
+    assert report["scores"]["per_class"]["other-object"] == pytest.approx(hits / either)
+    both, any_of = (
+        ((truth > 0) & (prediction > 0) & counted).sum(),
+        (((truth > 0) | (prediction > 0)) & counted).sum(),
+    )
+    assert report["scores"]["iou"] == pytest.approx(both / any_of)
+    assert np.sum(report["confusion_rows_truth_columns_prediction"]) == counted.sum()
+    assert "other-structure" in capsys.readouterr().out

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from occloom.data.kitti360_files import Kitti360Frame, drive_folder
 from occloom.data.kitti_files import (
     Calibration,
     KittiFrame,
@@ -16,6 +17,7 @@ from occloom.data.kitti_files import (
     write_poses,
     write_times,
     write_voxel_bits,
+    write_voxel_bytes,
     write_voxel_labels,
 )
 from occloom.data.label_spaces import SEMANTIC_KITTI_GRID
@@ -86,3 +88,39 @@ def made_kitti(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_kitti() -> Callable[..., Path]:
     """Makes a folder of its own, to be spoilt."""
     return write_made_kitti
+
+
+DRIVES = ("0000", "0006")
+SMALL_KITTI_360 = (94, 352)
+
+
+def write_made_kitti360(
+    root: Path, *, drives: tuple[str, ...] = DRIVES, frames: int = 2, byte_mask: bool = True
+) -> Path:
+    """Write `frames` frames (every fifth scan) a drive as SSCBench-KITTI-360 has them, pictures a quarter of its."""
+    for number, drive in enumerate(drives):
+        rng = np.random.default_rng(number)
+        for scan in range(0, 5 * frames, 5):
+            frame = Kitti360Frame(root, drive_folder(drive), f"{scan:06d}")
+            texture = np.kron(rng.integers(0, 256, (24, 100, 3)), np.ones((4, 4, 1))).astype(np.uint8)
+            height, width = SMALL_KITTI_360
+            for left, path in ((4, frame.left), (12, frame.right)):
+                write_image(path, texture[:height, left : left + width])
+            blocks = rng.choice(np.append(RAW_IDS, 71).astype(np.uint16), (32, 32, 8))
+            write_voxel_labels(frame.voxels(".label"), np.kron(blocks, np.ones((8, 8, 4), dtype=np.uint16)))
+            invalid = rng.random(SEMANTIC_KITTI_GRID.shape) < 0.2
+            (write_voxel_bytes if byte_mask else write_voxel_bits)(frame.voxels(".invalid"), invalid)
+            write_points(frame.scan, np.concatenate([rng.uniform(1, 40, (500, 3)), rng.random((500, 1))], axis=1))
+    return root
+
+
+@pytest.fixture(scope="session")
+def made_kitti360(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Drives 0000 and 0006 of two labelled frames each; do not write into it."""
+    return write_made_kitti360(tmp_path_factory.mktemp("made_kitti360"))
+
+
+@pytest.fixture
+def make_kitti360() -> Callable[..., Path]:
+    """Makes a folder of its own, to be spoilt."""
+    return write_made_kitti360

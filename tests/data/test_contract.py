@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from occloom.data.kitti360 import Kitti360Config
 from occloom.data.semantickitti import SemanticKittiConfig
 from occloom.data.transforms import mirror
 from occloom.geometry.projection import project
@@ -27,6 +28,11 @@ def made_coarse(folder: Path) -> SceneDataset:
     return config.build("val", Needs())
 
 
+def made_drives(folder: Path) -> SceneDataset:
+    config = Kitti360Config(root=folder, image_size=(96, 352), cameras=("image_00", "image_01"), train=("0000", "0006"))
+    return config.build("train", Needs(points=True))
+
+
 def town(folder: Path) -> SceneDataset:
     sequences = tuple(sorted(path.name for path in (folder / "sequences").iterdir()))
     config = SemanticKittiConfig(root=folder, image_size=(48, 160), frames=(0, -5), cameras=CAMERAS, train=sequences)
@@ -40,8 +46,8 @@ def real(folder: Path) -> SceneDataset:
 
 @pytest.fixture(
     scope="module",
-    params=[("made_kitti", made), ("made_kitti", made_coarse), ("tiny_town", town)],
-    ids=["made", "made_coarse", "town"],
+    params=[("made_kitti", made), ("made_kitti", made_coarse), ("made_kitti360", made_drives), ("tiny_town", town)],
+    ids=["made", "made_coarse", "made_drives", "town"],
 )
 def dataset(request: pytest.FixtureRequest) -> SceneDataset:
     fixture, opened = request.param

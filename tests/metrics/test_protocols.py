@@ -8,9 +8,9 @@ import torch
 
 from occloom.data import kitti_files, label_spaces
 from occloom.metrics.confusion import count_confusion
-from occloom.metrics.protocols import MONOSCENE, SEMANTICKITTI
+from occloom.metrics.protocols import MONOSCENE, SEMANTICKITTI, SSCBENCH
 
-PROTOCOLS = [SEMANTICKITTI, MONOSCENE]
+PROTOCOLS = [SEMANTICKITTI, MONOSCENE, SSCBENCH]
 CASES = [
     "sk01_real08_noisy",
     "sk02_real08_prevframe_as_pred",
@@ -77,16 +77,19 @@ def test_monoscene_agrees_with_its_own_class(real_data, name):
 
 
 @pytest.mark.real_data
-def test_monoscene_agrees_on_nineteen_classes(real_data):
-    expected = expected_of(real_data, "ssc01_kitti360_random")["expected"]
-    with np.load(real_data / "metric_cases" / "ssc01_kitti360_random.npz") as arrays:
-        prediction, target = arrays["pred"], arrays["target"]
-    scores = MONOSCENE.scores(counts_of([(prediction, target, target != 255)], classes=19))
-    assert close(scores.iou, expected["iou"])
-    assert close(scores.precision, expected["precision"])
-    assert close(scores.recall, expected["recall"])
-    assert close(scores.miou, expected["iou_ssc_mean"])
-    assert all(map(close, scores.per_class, expected["iou_ssc"]))
+def test_sscbench_agrees_with_its_own_class(real_data):
+    cases = sorted(path.stem for path in (real_data / "metric_cases").glob("ssc*.json"))
+    assert cases
+    for name in cases:
+        expected = expected_of(real_data, name)["expected"]
+        with np.load(real_data / "metric_cases" / f"{name}.npz") as arrays:
+            prediction, target = arrays["pred"], arrays["target"]
+        scores = SSCBENCH.scores(counts_of([(prediction, target, target != 255)], classes=19))
+        assert close(scores.iou, expected["iou"])
+        assert close(scores.precision, expected["precision"])
+        assert close(scores.recall, expected["recall"])
+        assert close(scores.miou, expected["iou_ssc_mean"])
+        assert all(map(close, scores.per_class, expected["iou_ssc"]))
 
 
 @pytest.mark.real_data

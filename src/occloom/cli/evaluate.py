@@ -29,7 +29,7 @@ class EvaluateOptions:
     """Short for --data.root."""
     split: Split = "val"
     """Which sequences; --data.val names those of val."""
-    protocol: Literal["recipe", "semantickitti", "monoscene"] = "recipe"
+    protocol: Literal["recipe", "semantickitti", "monoscene", "sscbench"] = "recipe"
     """How counts become scores; the recipe's own unless another is named."""
     samples: int = 0
     """Score that many frames, evenly spaced; 0 for all."""

@@ -10,9 +10,9 @@ from PIL import Image
 
 from occloom.cli.arguments import leading_name, parse, ready_to_write
 from occloom.cli.frame_title import frame_title
-from occloom.data.label_spaces import SEMANTIC_KITTI
+from occloom.data.label_files import KITTI_360_FILES, SEMANTIC_KITTI_FILES, LabelFiles
+from occloom.data.label_spaces import SEMANTIC_KITTI_GRID
 from occloom.data.predictions import prediction_path, write_prediction, write_submission
-from occloom.data.semantickitti import SEMANTIC_KITTI_GRID
 from occloom.errors import InputError
 from occloom.inference import load_model, load_recipe, shipped_models
 from occloom.interfaces import OccupancyModel, SceneDataset, Split
@@ -75,7 +75,7 @@ def main(arguments: list[str]) -> int:
 
     fabric = launch(recipe.train.precision)
     model = load_model(name, fabric.device)
-    _require_semantickitti(name, model)
+    files = _label_files(name, model)
     samples = data.build(options.split, model.needs)
     require_same_labels(model, samples)
     indices = _chosen(samples, options.tokens)[fabric.global_rank :: fabric.world_size]
@@ -86,7 +86,7 @@ def main(arguments: list[str]) -> int:
             with fabric.autocast():
                 prediction = model.predict(sample.scene)[0].to("cpu", torch.uint8).numpy()
             token = sample.tokens[0]
-            write_prediction(prediction_path(options.out, token), prediction)
+            write_prediction(prediction_path(options.out, token), prediction, files)
             if options.picture:
                 picture = options.out / "pictures" / f"{token.replace('/', '_')}.png"
                 picture.parent.mkdir(parents=True, exist_ok=True)
@@ -134,20 +134,24 @@ def draw(
     )
 
 
-def _require_semantickitti(name: str, model: OccupancyModel) -> None:
-    """Refuse a model whose predictions no .label file can hold.
+def _label_files(name: str, model: OccupancyModel) -> LabelFiles:
+    """What the ids in the model's predictions mean in files.
 
     Raises:
-        InputError: If it has other classes or another grid.
+        InputError: If no .label file can hold its predictions: it has other classes or another grid.
     """
-    if model.label_space.names != SEMANTIC_KITTI.names:
-        raise InputError(f"{name} predicts other classes", rule=".label files hold SemanticKITTI's raw ids")
+    files = {known.label_space.names: known for known in (SEMANTIC_KITTI_FILES, KITTI_360_FILES)}
+    if model.label_space.names not in files:
+        raise InputError(
+            f"{name} predicts other classes", rule=".label files hold the raw ids of SemanticKITTI or KITTI-360"
+        )
     if model.grid != SEMANTIC_KITTI_GRID:
         raise InputError(
             f"{name} predicts a grid of {'x'.join(map(str, model.grid.shape))} voxels",
             rule=f".label files hold {'x'.join(map(str, SEMANTIC_KITTI_GRID.shape))} voxels of 0.2 m",
             remedy="use a model that was trained with --data.label-scale 1",
         )
+    return files[model.label_space.names]
 
 
 def _chosen(samples: SceneDataset, tokens: tuple[str, ...]) -> list[int]:

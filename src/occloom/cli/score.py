@@ -7,25 +7,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 import torch
 import tyro
-from jaxtyping import Bool, Int64, Integer, UInt8
+from jaxtyping import Int64, Integer
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 from torch import Tensor
 
 from occloom.cli.arguments import ready_to_write
-from occloom.data.kitti_files import read_voxel_bits, read_voxel_labels
-from occloom.data.label_spaces import IGNORED, SEMANTIC_KITTI, SEMANTIC_KITTI_GRID, to_train_ids
+from occloom.data.label_files import KITTI_360_FILES, SEMANTIC_KITTI_FILES, Mask, Volume
+from occloom.data.label_spaces import SEMANTIC_KITTI_GRID
 from occloom.engine.logs import progress_bar
 from occloom.errors import InputError
+from occloom.grid import LabelSpace
 from occloom.metrics.confusion import count_confusion_by_bin, distance_rings, height_layers
-from occloom.metrics.protocols import PROTOCOLS, OccupancyScores, ScoringProtocol
-
-Volume = UInt8[np.ndarray, "X Y Z"]
-Mask = Bool[np.ndarray, "X Y Z"]
+from occloom.metrics.protocols import PROTOCOLS, SSCBENCH, OccupancyScores, ScoringProtocol
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ def score(
     prediction_folder: Annotated[Path, tyro.conf.Positional],
     label_folder: Annotated[Path, tyro.conf.Positional],
     *,
-    protocol: Literal["semantickitti", "monoscene"] = "semantickitti",
+    protocol: Literal["semantickitti", "monoscene", "sscbench"] = "semantickitti",
     detail: bool = False,
     distances: tuple[float, ...] = (12.8, 25.6, 51.2),
     heights: tuple[float, ...] = (-1.4, 0.0, 2.0, 4.4),
@@ -52,11 +49,12 @@ def score(
     """Score prediction files against label files, without any model.
 
     Both folders have SemanticKITTI's layout: sequences/NN/predictions/FFFFFF.label (or voxels/) for predictions,
-    sequences/NN/voxels/FFFFFF.label with its .invalid for labels; raw ids, two bytes a voxel.
+    sequences/NN/voxels/FFFFFF.label with its .invalid for labels; raw ids, two bytes a voxel. With `--protocol
+    sscbench` the classes are those of SSCBench-KITTI-360 and labels lie in data_2d_raw/DRIVE/voxels/FFFFFF.label.
 
     Args:
         prediction_folder: Folder that holds `sequences` with the predictions.
-        label_folder: Folder that holds `sequences` with the labels.
+        label_folder: Folder that holds `sequences`, or `data_2d_raw`, with the labels.
         protocol: Whose evaluator's numbers to print; its card is printed with them.
         detail: Also score rings of distance and layers of height.
         distances: Outer radii of the rings, horizontal metres from the ego origin.
@@ -67,101 +65,69 @@ def score(
     if json_file is not None:
         ready_to_write(json_file)
     chosen = PROTOCOLS[protocol]
-    predictions = find_label_files(prediction_folder, ("predictions", "voxels"))
-    labels = find_label_files(label_folder, ("voxels",))
+    files = KITTI_360_FILES if chosen == SSCBENCH else SEMANTIC_KITTI_FILES
+    space = files.label_space
+    predictions = find_label_files(prediction_folder, ("sequences/*/predictions/*.label", files.truth))
+    labels = find_label_files(label_folder, (files.truth,))
     tokens = _shared_tokens(predictions, labels, prediction_folder, label_folder, common_frames_only)
-    counts = torch.zeros(SEMANTIC_KITTI.num_classes, SEMANTIC_KITTI.num_classes, dtype=torch.int64)
-    details = _empty_details(distances, heights) if detail else {}
+    counts = torch.zeros(space.num_classes, space.num_classes, dtype=torch.int64)
+    details = _empty_details(distances, heights, space.num_classes) if detail else {}
     console = Console()
     with progress_bar() as bar:
         for token in bar.track(tokens, description="scoring"):
-            truth, observed = read_truth(labels[token], labels[token].with_suffix(".invalid"))
-            prediction = read_prediction(predictions[token], observed)
-            counts += count_frame(prediction, truth, observed)
+            truth, observed = files.read_truth(labels[token], labels[token].with_suffix(".invalid"))
+            prediction = files.read_prediction(predictions[token], observed)
+            counts += count_frame(prediction, truth, observed, space.num_classes)
             for part in details.values():
-                part.counts.add_(count_frame_by_bin(prediction, truth, observed, part.bins, len(part.edges)))
-    _print_scores(console, chosen, chosen.scores(counts), len(tokens))
+                size = len(part.edges), space.num_classes
+                part.counts.add_(count_frame_by_bin(prediction, truth, observed, part.bins, size))
+    _print_scores(console, chosen, space, chosen.scores(counts), len(tokens))
     for name, part in details.items():
         console.print(_detail_table(name, chosen, part))
     if json_file is not None:
-        json_file.write_text(json.dumps(_as_json(chosen, counts, tokens, details), indent=1) + "\n")
+        json_file.write_text(json.dumps(_as_json(chosen, space, counts, tokens, details), indent=1) + "\n")
 
 
-def count_frame(prediction: Volume, truth: Volume, observed: Mask) -> Int64[Tensor, "K K"]:
+def count_frame(prediction: Volume, truth: Volume, observed: Mask, num_classes: int) -> Int64[Tensor, "K K"]:
     """Confusion counts of one frame."""
     everywhere = torch.zeros(truth.shape, dtype=torch.int32)
-    return count_frame_by_bin(prediction, truth, observed, everywhere, num_bins=1)[0]
+    return count_frame_by_bin(prediction, truth, observed, everywhere, (1, num_classes))[0]
 
 
 def count_frame_by_bin(
-    prediction: Volume, truth: Volume, observed: Mask, bins: Integer[Tensor, "X Y Z"], num_bins: int
+    prediction: Volume, truth: Volume, observed: Mask, bins: Integer[Tensor, "X Y Z"], size: tuple[int, int]
 ) -> Int64[Tensor, "R K K"]:
-    """Confusion counts of one frame in each bin of voxels."""
+    """Confusion counts of one frame in each bin of voxels; `size` counts bins and classes."""
     return count_confusion_by_bin(
         torch.from_numpy(prediction)[None],
         torch.from_numpy(truth)[None],
         torch.from_numpy(observed)[None],
         bins,
-        num_bins=num_bins,
-        num_classes=SEMANTIC_KITTI.num_classes,
+        num_bins=size[0],
+        num_classes=size[1],
     )
 
 
-def find_label_files(root: Path, kinds: Sequence[str]) -> dict[str, Path]:
-    """The voxel label files of a folder in SemanticKITTI's layout, by token such as "08/000005".
+def find_label_files(root: Path, patterns: Sequence[str]) -> dict[str, Path]:
+    """The voxel label files of a folder, by token such as "08/000005".
 
     Args:
-        root: Holds `sequences`.
-        kinds: Folders of a sequence to look in; the first that any sequence has is used.
+        root: Holds `sequences` or `data_2d_raw`.
+        patterns: Where to look below it; the first that finds any file is used.
 
     Raises:
         InputError: If there is no such file.
     """
-    for kind in kinds:
-        files = sorted(root.glob(f"sequences/*/{kind}/*.label"))
+    for pattern in patterns:
+        files = sorted(root.glob(pattern))
         if files:
             return {f"{file.parts[-3]}/{file.stem}": file for file in files}
-    places = " or ".join(f"sequences/NN/{kind}/FFFFFF.label" for kind in kinds)
     raise InputError(
         "no label files" if root.is_dir() else "no such folder",
         where=root,
-        rule=f"expected {places}",
-        remedy="name the folder that holds `sequences`",
+        rule=f"expected {' or '.join(patterns)}",
+        remedy=f"name the folder that holds `{patterns[-1].partition('/')[0]}`",
     )
-
-
-def read_truth(labels: Path, invalid: Path | None) -> tuple[Volume, Mask]:
-    """Training ids (empty where unobserved) of a `.label` file, and the voxels that count.
-
-    Raises:
-        InputError: If a file is missing or truncated.
-    """
-    truth = to_train_ids(read_voxel_labels(labels, SEMANTIC_KITTI_GRID.shape))
-    observed = truth != IGNORED
-    if invalid is not None:
-        observed &= ~read_voxel_bits(invalid, SEMANTIC_KITTI_GRID.shape)
-    truth[~observed] = SEMANTIC_KITTI.empty
-    return truth, observed
-
-
-def read_prediction(path: Path, observed: Mask) -> Volume:
-    """Training ids of a predicted `.label` file; unobserved voxels may hold anything, and ignored ids become empty.
-
-    Raises:
-        InputError: If the file is missing or truncated, or an observed voxel has an id without a class.
-    """
-    raw = read_voxel_labels(path, SEMANTIC_KITTI_GRID.shape)
-    prediction = to_train_ids(raw)
-    wrong = prediction == IGNORED
-    if (wrong & observed).any():
-        raise InputError(
-            f"predicts raw id {raw[wrong & observed][0]}, which has no class",
-            where=path,
-            rule="predictions hold raw ids of the 19 classes, or 0 for empty",
-            remedy="map training ids to raw ids before writing",
-        )
-    prediction[wrong] = SEMANTIC_KITTI.empty
-    return prediction
 
 
 def _shared_tokens(
@@ -189,7 +155,7 @@ def _shared_tokens(
     return common
 
 
-def _empty_details(distances: tuple[float, ...], heights: tuple[float, ...]) -> dict[str, Detail]:
+def _empty_details(distances: tuple[float, ...], heights: tuple[float, ...], num_classes: int) -> dict[str, Detail]:
     """Zero counts for each ring and layer."""
     try:
         bins = {
@@ -198,9 +164,8 @@ def _empty_details(distances: tuple[float, ...], heights: tuple[float, ...]) -> 
         }
     except ValueError as error:
         raise InputError(f"--distances or --heights: {error}", remedy="give them in rising order") from error
-    classes = SEMANTIC_KITTI.num_classes
     return {
-        name: Detail(edges, part, torch.zeros(len(edges), classes, classes, dtype=torch.int64))
+        name: Detail(edges, part, torch.zeros(len(edges), num_classes, num_classes, dtype=torch.int64))
         for name, (edges, part) in bins.items()
     }
 
@@ -209,7 +174,9 @@ def _percent(fraction: float) -> str:
     return "-" if math.isnan(fraction) else f"{100 * fraction:.2f}"
 
 
-def _print_scores(console: Console, protocol: ScoringProtocol, scores: OccupancyScores, frames: int) -> None:
+def _print_scores(
+    console: Console, protocol: ScoringProtocol, space: LabelSpace, scores: OccupancyScores, frames: int
+) -> None:
     """The card, the four numbers papers print, and the IoU of each class, in percent."""
     card = Table.grid(padding=(0, 2))
     for name, text in protocol.choices().items():
@@ -222,8 +189,8 @@ def _print_scores(console: Console, protocol: ScoringProtocol, scores: Occupancy
     console.print(table)
     classes = Table("class", title="IoU per class, percent", title_justify="left")
     classes.add_column("IoU", justify="right")
-    for index in SEMANTIC_KITTI.occupied:
-        classes.add_row(SEMANTIC_KITTI.names[index], _percent(scores.per_class[index]))
+    for index in space.occupied:
+        classes.add_row(space.names[index], _percent(scores.per_class[index]))
     console.print(classes)
 
 
@@ -239,13 +206,17 @@ def _detail_table(name: str, protocol: ScoringProtocol, detail: Detail) -> Table
 
 
 def _as_json(
-    protocol: ScoringProtocol, counts: Int64[Tensor, "K K"], tokens: list[str], details: dict[str, Detail]
+    protocol: ScoringProtocol,
+    space: LabelSpace,
+    counts: Int64[Tensor, "K K"],
+    tokens: list[str],
+    details: dict[str, Detail],
 ) -> dict[str, object]:
     """Everything that was printed, as fractions, with the counts; undefined scores are null."""
 
     def numbers(part: Int64[Tensor, "K K"]) -> dict[str, object]:
         scores = asdict(protocol.scores(part))
-        per_class = dict(zip(SEMANTIC_KITTI.names, scores.pop("per_class"), strict=True))
+        per_class = dict(zip(space.names, scores.pop("per_class"), strict=True))
         defined = {name: None if math.isnan(value) else value for name, value in scores.items()}
         return {**defined, "per_class": per_class}
 

@@ -38,6 +38,38 @@ def open_depth_cache(folder: Path) -> Cache | None:
     return cache
 
 
+def named_depth_cache(folder: Path | None) -> Cache | None:
+    """The cache in the folder that a data set names; None for a plain folder of files from elsewhere.
+
+    Raises:
+        InputError: If no folder is named, or as `open_depth_cache`.
+    """
+    if folder is None:
+        raise InputError(
+            "the model needs depth and the data has none",
+            rule="depth names a prepared source",
+            remedy="run `occloom prepare depth --source stereo-sgbm` and give depth=stereo-sgbm",
+        )
+    return open_depth_cache(folder)
+
+
+def require_prepared(cache: Cache, frames: Sequence[StereoFrame], compared: Sequence[StereoFrame]) -> None:
+    """Refuse a cache that does not serve a split.
+
+    Args:
+        cache: The prepared depth.
+        frames: Each must have its whole entry.
+        compared: Of these the digests are compared with the inputs as they are now.
+
+    Raises:
+        InputError: If an entry is missing, cut short, or was made from other files.
+    """
+    for frame in frames:
+        cache.require_whole(depth_entry(frame))
+    for frame in compared:
+        cache.check(depth_entry(frame), frame.root)
+
+
 def frames_to_prepare(
     root: Path, sequences: Sequence[str], which: Literal["voxels", "pictures"]
 ) -> tuple[StereoFrame, ...]:

@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Integer
 
 from occloom.data.kitti_files import write_voxel_labels
-from occloom.data.label_spaces import SEMANTIC_KITTI, SEMANTIC_KITTI_GRID, to_raw_ids
+from occloom.data.label_files import SEMANTIC_KITTI_FILES, LabelFiles
+from occloom.data.label_spaces import SEMANTIC_KITTI_GRID
 from occloom.errors import InputError
 
 LABEL_BYTES = 2 * SEMANTIC_KITTI_GRID.num_voxels
@@ -19,15 +20,23 @@ def prediction_path(folder: Path, token: str) -> Path:
     return folder / "sequences" / sequence / "predictions" / f"{name}.label"
 
 
-def write_prediction(path: Path, labels: Integer[np.ndarray, "X Y Z"]) -> None:
+def write_prediction(
+    path: Path, labels: Integer[np.ndarray, "X Y Z"], files: LabelFiles = SEMANTIC_KITTI_FILES
+) -> None:
     """Write dense class ids as a `.label` file of raw ids.
+
+    Args:
+        path: The file.
+        labels: Dense ids.
+        files: The benchmark whose ids they are.
 
     Raises:
         ValueError: If an id is not a class.
     """
-    if labels.min() < 0 or labels.max() >= SEMANTIC_KITTI.num_classes:
-        raise ValueError(f"Expected class ids 0..{SEMANTIC_KITTI.num_classes - 1}, got {labels.min()}..{labels.max()}.")
-    write_voxel_labels(path, to_raw_ids(labels.astype(np.uint8)))
+    classes = files.label_space.num_classes
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(f"Expected class ids 0..{classes - 1}, got {labels.min()}..{labels.max()}.")
+    write_voxel_labels(path, files.to_raw(labels.astype(np.uint8)))
 
 
 def write_submission(folder: Path, archive: Path) -> int:

@@ -5,7 +5,7 @@ fractions; papers print percent.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Int64
@@ -110,10 +110,10 @@ SEMANTICKITTI = ScoringProtocol(
 
 MONOSCENE = ScoringProtocol(
     name="monoscene",
-    source="SSCMetrics of MonoScene, also used by VoxFormer, MonoOcc, VoxDet and SSCBench",
+    source="SSCMetrics of MonoScene, also used by VoxFormer, MonoOcc and VoxDet",
     labels="training ids on the full 256x256x32 grid; ignored labels are 255 in the files of those projects",
     mask="voxels whose target is not 255: neither ignored nor .invalid",
-    averaged="all classes but empty (19 on SemanticKITTI, 18 on SSCBench-KITTI-360), whether they occur or not",
+    averaged="all classes but empty (19), whether they occur or not",
     absent="scores 0 and still divides",
     undefined="completion IoU, precision and recall are 0 where no occupied voxel is hit",
     empty=0,
@@ -122,5 +122,15 @@ MONOSCENE = ScoringProtocol(
     nothing_occupied=0.0,
 )
 
-PROTOCOLS = {protocol.name: protocol for protocol in (SEMANTICKITTI, MONOSCENE)}
+SSCBENCH = replace(
+    MONOSCENE,
+    name="sscbench",
+    source="SSCMetrics of SSCBench, the same class as MonoScene's",
+    labels="training ids 0..18 of KITTI-360 on the full 256x256x32 grid; raw 1, 31, 32, 71, 253, 255 are ignored",
+    mask="voxels whose target is not 255: neither ignored nor empty and .invalid; a labelled voxel counts even if "
+    ".invalid",
+    averaged="all classes but empty (18), whether they occur or not",
+)
+
+PROTOCOLS = {protocol.name: protocol for protocol in (SEMANTICKITTI, MONOSCENE, SSCBENCH)}
 """By the name that options know them by."""
