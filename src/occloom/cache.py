@@ -85,7 +85,7 @@ class Cache:
         """
         entry = self.require_whole(name)
         paths = {name: root / name for name in entry.inputs}
-        self._compare(entry, {name: _digest(path) for name, path in paths.items() if path.is_file()})
+        self._compare(entry, {name: file_digest(path) for name, path in paths.items() if path.is_file()})
 
     def require_whole(self, name: str) -> Entry:
         """The record of an entry; its inputs are not looked at.
@@ -200,7 +200,7 @@ def digests(paths: Iterable[Path], root: Path) -> dict[str, str]:
                 "no such file", where=path, rule="the preparation reads it", remedy="complete the download"
             )
         name = path.relative_to(root) if path.is_relative_to(root) else path.resolve()
-        found[name.as_posix()] = _digest(path)
+        found[name.as_posix()] = file_digest(path)
     return found
 
 
@@ -215,7 +215,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     temporary.replace(path)
 
 
-def _digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
     """SHA-256 of a file's contents."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import save_file
 
 from occloom.cli.main import run
 from occloom.data.kitti_files import (
@@ -12,6 +13,7 @@ from occloom.data.kitti_files import (
     write_points,
     write_voxel_bits,
 )
+from occloom.stereo.mobile_stereonet import MobileStereoNet3d
 
 
 @pytest.fixture
@@ -51,11 +53,23 @@ def test_depth_is_prepared_once_and_reported(root: Path, capsys: pytest.CaptureF
     assert "| 10-20 |" in printed
 
 
+def test_a_network_prepares_depth_with_weights_from_a_file(root: Path, tmp_path: Path):
+    weights = tmp_path / "msnet3d.safetensors"
+    save_file(MobileStereoNet3d().state_dict(), weights)
+    command = ["prepare", "depth", "--root", str(root), "--source", "stereo-msnet3d", "--weights", str(weights)]
+    assert run(command) == 0
+    depth = np.load(root / "depth" / "stereo-msnet3d" / "sequences" / "00" / "000005.npy")
+    assert depth.shape == (48, 128)
+    assert depth.dtype == np.float32
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
         (["--source", "lidar", "--out", "{root}/depth/stereo-sgbm"], "source 'stereo-sgbm', wanted 'lidar'"),
         (["--source", "file"], "--files"),
+        (["--source", "stereo-msnet3d", "--out", "{root}/x"], "--weights"),
+        (["--source", "stereo-msnet3d", "--weights", "{root}/no.ckpt", "--out", "{root}/x"], "no.ckpt"),
         (["--sequences", "07"], "no such sequence"),
         (["--source", "file", "--files", "{root}/nothing", "--out", "{root}/x"], "no such file"),
         (["--out", "{root}"], "not empty"),

@@ -3,9 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from occloom.cache import create_cache
-from occloom.data.depth_cache import depth_entry, fill_depth_cache, frames_to_prepare
-from occloom.data.depth_sources import FileDepth, LidarDepth, SgbmDepth
+from occloom.cache import CacheOrigin, create_cache
+from occloom.data.depth_cache import depth_entry, fill_depth_cache, frames_to_prepare, open_depth_cache
+from occloom.data.depth_sources import FileDepth, LidarDepth, SgbmDepth, mobile_stereo_origin
 from occloom.errors import InputError
 
 
@@ -69,3 +69,16 @@ def test_files_are_taken_over_and_their_changes_noticed(make_kitti, tmp_path: Pa
     np.save(tmp_path / "given" / depth_entry(frames[0]), np.full((36, 122), 9, dtype=np.float32))
     with pytest.raises(InputError, match="stale"):
         list(fill_depth_cache(create_cache(tmp_path / "taken", source.origin), source, frames, workers=1))
+
+
+def test_depth_of_a_network_is_read_without_its_weights(tmp_path: Path):
+    for digest in ("1a", "2b"):
+        created = create_cache(tmp_path / digest, mobile_stereo_origin(digest))
+        opened = open_depth_cache(tmp_path / digest)
+        assert opened is not None
+        assert opened.origin.key == created.origin.key
+    with pytest.raises(InputError, match="setting weights '1a', wanted '2b'"):
+        create_cache(tmp_path / "1a", mobile_stereo_origin("2b"))
+    create_cache(tmp_path / "old", CacheOrigin(source="stereo-msnet3d", settings={"weights": "1a"}, code_version=0))
+    with pytest.raises(InputError, match="code version 0, wanted 1"):
+        open_depth_cache(tmp_path / "old")

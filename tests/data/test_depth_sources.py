@@ -2,11 +2,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
+from occloom.data import depth_sources
 from occloom.data.depth_report import depth_errors
-from occloom.data.depth_sources import FileDepth, LidarDepth, SgbmDepth, picture_size, render_points
+from occloom.data.depth_sources import (
+    FileDepth,
+    LidarDepth,
+    MobileStereoDepth,
+    SgbmDepth,
+    network_disparity,
+    picture_size,
+    render_points,
+)
 from occloom.data.kitti_files import KittiFrame, read_calibration, read_depth_png, read_points, write_image
 from occloom.errors import InputError
+from occloom.stereo.mobile_stereonet import MobileStereoNet3d
 
 STEREO = (("08", "000000"), ("08", "000005"), ("00", "000000"), ("04", "000000"))
 
@@ -60,6 +72,98 @@ def test_stereo_names_a_missing_or_unequal_right_picture(make_kitti, tmp_path: P
     with pytest.raises(InputError, match="no such file") as caught:
         SgbmDepth().depth(frame)
     assert caught.value.where == frame.file("image_3", ".png")
+
+
+@pytest.fixture(scope="module")
+def stereo_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of the stereo network."""
+    random = torch.Generator().manual_seed(0)
+    state = MobileStereoNet3d().state_dict()
+    for tensor in state.values():
+        if tensor.dim() > 1:
+            tensor.normal_(0, (2 / tensor[0].numel()) ** 0.5, generator=random)
+    path = tmp_path_factory.mktemp("weights") / "msnet3d.safetensors"
+    save_file(state, path)
+    return path
+
+
+@pytest.mark.parametrize("size", [(36, 50), (32, 64), (7, 3)])
+def test_the_network_gets_normalised_pictures_padded_at_the_top_and_right(
+    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
+):
+    rng = np.random.default_rng(0)
+    left, right = (rng.integers(0, 256, (*size, 3)).astype(np.uint8) for _ in range(2))
+    network, seen = MobileStereoNet3d(), []
+
+    def answer(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        seen.extend((left, right))
+        return left[:, 0]
+
+    monkeypatch.setattr(network, "forward", answer)
+    disparity = network_disparity(network, left, right, torch.device("cpu"))
+    height, width = size
+    for picture, padded in zip((left, right), seen, strict=True):
+        assert padded.shape[-2] % 32 == padded.shape[-1] % 32 == 0
+        above = padded.shape[-2] - height
+        inside = padded[0, :, above:, :width].permute(1, 2, 0).numpy()
+        colours = inside * np.array([0.229, 0.224, 0.225]) + np.array([0.485, 0.456, 0.406])
+        np.testing.assert_allclose(colours * 255, picture, atol=1e-3)
+        assert not padded[:, :, :above].any()
+        assert not padded[..., width:].any()
+    assert np.array_equal(disparity, seen[0][0, 0, -height:, :width].numpy())
+
+
+def test_the_pictures_of_kitti_are_padded_as_the_published_depth_maps_were(monkeypatch: pytest.MonkeyPatch):
+    network, sizes = MobileStereoNet3d(), set()
+
+    def answer(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        sizes.add(tuple(left.shape[-2:]))
+        return right[:, 0]
+
+    monkeypatch.setattr(network, "forward", answer)
+    for size in ((376, 1241), (375, 1242), (370, 1226), (370, 1224), (374, 1238)):
+        picture = np.zeros((*size, 3), dtype=np.uint8)
+        assert network_disparity(network, picture, picture, torch.device("cpu")).shape == size
+    assert sizes == {(384, 1248)}
+
+
+def test_disparity_becomes_depth_by_the_frame_s_own_calibration(
+    made_kitti: Path, stereo_weights: Path, monkeypatch: pytest.MonkeyPatch
+):
+    frame = KittiFrame(made_kitti, "00", "000000")
+    disparity = np.random.default_rng(0).uniform(0.1, 20, picture_size(frame)).astype(np.float32)
+    disparity[0, :3] = 0.0, 1e-8, 0.01
+    monkeypatch.setattr(depth_sources, "network_disparity", lambda *_: disparity)
+    depth = MobileStereoDepth(stereo_weights).depth(frame)
+    projections = read_calibration(frame.folder / "calib.txt").projections
+    point = np.array([1.0, 0.5, 7.0, 1.0])
+    seen = [(matrix @ point)[0] / point[2] for matrix in projections[2:]]
+    # The point 7 m ahead stands that many pixels apart, so depth times disparity is 7 m times that anywhere.
+    np.testing.assert_allclose((depth * disparity)[1:], 7.0 * (seen[0] - seen[1]), rtol=1e-3)
+    assert not depth[0, :3].any()
+    assert depth[0, 3:].min() > 0
+
+
+def test_the_network_s_depth_has_the_picture_s_size_and_is_finite(made_kitti: Path, stereo_weights: Path):
+    frame = KittiFrame(made_kitti, "08", "000000")
+    source = MobileStereoDepth(stereo_weights)
+    depth = source.depth(frame)
+    assert depth.shape == picture_size(frame)
+    assert depth.dtype == np.float32
+    assert np.isfinite(depth).all()
+    assert source.inputs(frame) == SgbmDepth().inputs(frame)
+
+
+def test_the_network_s_origin_is_that_of_its_weights(stereo_weights: Path, tmp_path: Path):
+    copy = tmp_path / "elsewhere.safetensors"
+    copy.write_bytes(stereo_weights.read_bytes())
+    origin = MobileStereoDepth(stereo_weights).origin
+    assert MobileStereoDepth(copy).origin.key == origin.key
+    copy.write_bytes(stereo_weights.read_bytes()[:-4] + b"next")
+    assert MobileStereoDepth(copy).origin.key != origin.key
+    with pytest.raises(InputError, match="MSNet3D_SF_DS_KITTI2015") as caught:
+        MobileStereoDepth(tmp_path / "nothing.ckpt")
+    assert "--weights" in str(caught.value)
 
 
 @pytest.mark.real_data

@@ -10,41 +10,47 @@ from occloom.cache import create_cache
 from occloom.cli.arguments import bind, require_at_least, split_name
 from occloom.data.depth_cache import depth_entry, fill_depth_cache, frames_to_prepare
 from occloom.data.depth_report import depth_errors, markdown_table
-from occloom.data.depth_sources import DepthSource, FileDepth, LidarDepth, SgbmDepth
+from occloom.data.depth_sources import DepthSource, FileDepth, LidarDepth, MobileStereoDepth, SgbmDepth
 from occloom.engine.logs import progress_bar
 from occloom.errors import InputError
+from occloom.stereo.mobile_stereonet import WEIGHTS_REMEDY
+
+SourceName = Literal["stereo-sgbm", "stereo-msnet3d", "lidar", "file"]
 
 
 def depth(
     *,
     root: Path,
-    source: Literal["stereo-sgbm", "lidar", "file"] = "stereo-sgbm",
+    source: SourceName = "stereo-sgbm",
     out: Path | None = None,
     sequences: tuple[str, ...] = (),
     frames: Literal["voxels", "pictures"] = "voxels",
     files: Path | None = None,
-    workers: int = 2,
+    weights: Path | None = None,
+    workers: int | None = None,
 ) -> None:
     """Prepare the depth of image_2 as float32 metres, one `.npy` a frame; an interrupted run goes on.
 
     Args:
         root: Folder that holds `sequences`.
-        source: `stereo-sgbm` matches image_2 and image_3, `lidar` projects the scan, `file` checks and takes over
-            what another program wrote.
+        source: `stereo-sgbm` matches image_2 and image_3, `stereo-msnet3d` does so by a network, `lidar` projects the
+            scan, `file` checks and takes over what another program wrote.
         out: Folder to write; <root>/depth/<source> unless given.
         sequences: Names such as 00 08; all that are there unless given.
         frames: `voxels` for the frames that have voxels, `pictures` for every picture (temporal models).
         files: With `file`: the folder that holds `sequences/NN/FFFFFF.npy`.
-        workers: Processes.
+        weights: With `stereo-msnet3d`: the published MSNet3D_SF_DS_KITTI2015.ckpt, or its state dict.
+        workers: Processes; 2 unless given, 1 with `stereo-msnet3d`, which uses all cores by itself.
     """
-    require_at_least("workers", workers, 1)
+    processes = workers if workers is not None else 1 if source == "stereo-msnet3d" else 2
+    require_at_least("workers", processes, 1)
     chosen = frames_to_prepare(root, sequences, frames)
-    maker = _source(source, files)
+    maker = _source(source, files, weights)
     folder = out or root / "depth" / source
     cache = create_cache(folder, maker.origin)
     with progress_bar() as bar:
         task = bar.add_task("depth", total=len(chosen))
-        for _ in fill_depth_cache(cache, maker, chosen, workers=workers):
+        for _ in fill_depth_cache(cache, maker, chosen, workers=processes):
             bar.advance(task)
     print(f"Depth of {len(chosen)} frames lies in {folder}")
 
@@ -62,7 +68,7 @@ def depth_report(*, root: Path, depth: Path, sequences: tuple[str, ...] = ()) ->
     chosen = [
         frame
         for frame in frames_to_prepare(root, sequences, "pictures")
-        if frame.file("velodyne", ".bin").is_file() and (folder / depth_entry(frame)).is_file()
+        if frame.scan.is_file() and (folder / depth_entry(frame)).is_file()
     ]
     if not chosen:
         raise InputError(
@@ -103,12 +109,20 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _source(name: Literal["stereo-sgbm", "lidar", "file"], files: Path | None) -> DepthSource:
+def _source(name: SourceName, files: Path | None, weights: Path | None) -> DepthSource:
     """The depth source of a name."""
     if name == "stereo-sgbm":
         return SgbmDepth()
     if name == "lidar":
         return LidarDepth()
+    if name == "stereo-msnet3d":
+        if weights is None:
+            raise InputError(
+                "--source stereo-msnet3d needs --weights",
+                rule="it names the file of the network's weights",
+                remedy=WEIGHTS_REMEDY,
+            )
+        return MobileStereoDepth(weights)
     if files is None:
         raise InputError("--source file needs --files", rule="it names the folder that holds sequences/NN/FFFFFF.npy")
     return FileDepth(files)
