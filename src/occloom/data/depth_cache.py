@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from occloom.cache import MANIFEST, Cache, digests, read_cache, require_origin, write_atomically
-from occloom.data.depth_sources import DepthSource, FileDepth, LidarDepth, SgbmDepth
+from occloom.data.depth_sources import DepthSource, FileDepth, LidarDepth, SgbmDepth, mobile_stereo_origin
 from occloom.data.kitti360_files import Kitti360Frame, drive_folder
 from occloom.data.kitti_files import KittiFrame, StereoFrame
 from occloom.errors import InputError
@@ -32,9 +32,11 @@ def open_depth_cache(folder: Path) -> Cache | None:
     if not (folder / MANIFEST).is_file():
         return None
     cache = read_cache(folder)
-    for source in (SgbmDepth(), LidarDepth(), FileDepth(folder)):
-        if source.origin.source == cache.origin.source:
-            require_origin(cache, source.origin)
+    # Whoever reads depth of a network does not need its weights: any will do.
+    of_network = mobile_stereo_origin(str(cache.origin.settings.get("weights")))
+    for origin in (SgbmDepth().origin, LidarDepth().origin, FileDepth(folder).origin, of_network):
+        if origin.source == cache.origin.source:
+            require_origin(cache, origin)
     return cache
 
 
