@@ -106,7 +106,7 @@ class OffsetLoss(Protocol):
 
 @dataclass(frozen=True)
 class ObservedL1:
-    """Eq. 5 over the observed voxels, divided by twice their number as released, so that its weight 1 means the same."""
+    """Eq. 5 over the observed voxels, divided by twice their number as released: a weight of 1 then means the same."""
 
     def loss(
         self,
