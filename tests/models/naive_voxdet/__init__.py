@@ -14,10 +14,30 @@ from .image import (
     stereo_one_hot,
 )
 from .lidar import point_features, scattered
-from .lifting import Camera, Grid, centre_references, cross_attention_layers, lifted, lss_pool, mlp, proposals
+from .lifting import (
+    Camera,
+    Grid,
+    centre_references,
+    cross_attention_layers,
+    depth_attention,
+    lifted,
+    lss_pool,
+    mlp,
+    proposals,
+)
 from .losses import affinity_losses, cross_entropy, refined, regression_loss, run_lengths
 from .states import released_state, released_table
-from .volume import aggregated, class_scores, encoder, offset_field, plain_pyramid, sampling_grids, task_pyramid, tpv
+from .volume import (
+    aggregated,
+    class_scores,
+    detected,
+    encoder,
+    offset_field,
+    plain_pyramid,
+    sampling_grids,
+    task_pyramid,
+    tpv,
+)
 
 __all__ = [
     "Camera",
@@ -29,7 +49,9 @@ __all__ = [
     "class_scores",
     "cross_attention_layers",
     "cross_entropy",
+    "depth_attention",
     "depth_fusion",
+    "detected",
     "encoder",
     "lifted",
     "lss_pool",

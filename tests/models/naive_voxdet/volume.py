@@ -124,3 +124,11 @@ def class_scores(state: State, features: Tensor, size: tuple[int, int, int], *, 
     """Logits on the full grid: B K X Y Z."""
     name = "pts_bbox_head_aux.occ_convs.0" if auxiliary else "pts_bbox_head.cls_convs.0"
     return F.interpolate(_head(state, name, features), size=size, mode="trilinear", align_corners=False)
+
+
+def detected(state: State, volume: Tensor, *, blocks: int, name: str, size: tuple[int, int, int]):
+    """Offsets and logits of a lifted volume."""
+    levels = encoder(state, volume, blocks=blocks, name=name)
+    offsets = offset_field(state, task_pyramid(state, levels, "reg"))
+    features = aggregated(state, task_pyramid(state, levels, "cls"), sampling_grids(offsets))
+    return offsets, class_scores(state, features, size)
