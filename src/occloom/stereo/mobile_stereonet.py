@@ -117,8 +117,8 @@ class StereoTrunk(nn.Module):
 class InvertedResidual3d(nn.Module):
     """Expand, filter each channel, project, over a volume; without a shortcut, as the published weights expect.
 
-    Outside of training and gradients it works through slabs of disparities: the expanded volume of a KITTI pair would
-    take 690 MB for each of the steps on it.
+    Without gradients it works through slabs of disparities: the expanded volume of a KITTI pair would take 690 MB for
+    each of the steps on it.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int, expansion: int) -> None:
@@ -146,7 +146,7 @@ class InvertedResidual3d(nn.Module):
         assert isinstance(filtering, nn.Conv3d)
         batch, _, depth, height, width = x.shape
         depth_out, height_out, width_out = (-(-size // self.stride) for size in (depth, height, width))
-        output = x.new_empty(batch, self.out_channels, depth_out, height_out, width_out)
+        output = _empty_volume((batch, self.out_channels, depth_out, height_out, width_out), x)
         hidden = filtering.in_channels * batch * height * width
         step = max(1, SLAB_ELEMENTS // (hidden * self.stride))
         for start in range(0, depth_out, step):
@@ -256,11 +256,16 @@ def group_correlation(
     Zero where the right picture ends. Besides the volume, one disparity's products at a time are kept.
     """
     batch, channels, height, width = left.shape
-    volume = left.new_zeros(batch, groups, disparities, height, width)
+    volume = _empty_volume((batch, groups, disparities, height, width), left).zero_()
     for d in range(min(disparities, width)):
         product = left[..., d:] * right[..., : width - d]
         volume[:, :, d, :, d:] = product.unflatten(1, (groups, channels // groups)).mean(2)
     return volume
+
+
+def _empty_volume(shape: tuple[int, int, int, int, int], like: Tensor) -> Tensor:
+    """Channels last in memory: slabs of it are whole pieces, and blocks take less than half the time on CPUs."""
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last_3d)
 
 
 def expected_disparity(
