@@ -1,10 +1,12 @@
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from occloom.errors import InputError
 from occloom.grid import LabelSpace, VoxelGrid
 from occloom.interfaces import FeaturePyramid, Needs, OccupancyModel, Outputs
 from occloom.scene import Cameras, Scene, Target
@@ -80,3 +82,11 @@ def test_a_pyramid_of_equal_batches_stands():
 def test_a_pyramid_that_does_not_fit_is_always_refused(levels, strides, message):
     with pytest.raises(ValueError, match=message):
         FeaturePyramid(levels=tuple(torch.ones(shape) for shape in levels), strides=strides)
+
+
+def test_a_model_has_all_parameters_of_the_released_one_and_no_pretrained_trunk_unless_it_says_so():
+    model = Constant(torch.zeros(2, 2, 3, 4))
+    assert dict(model.left_out) == {}
+    for source in ("imagenet", Path("weights.pth")):
+        with pytest.raises(InputError, match=r"Constant takes no trunk weights.*trunk-weights"):
+            model.load_trunk_weights(source)

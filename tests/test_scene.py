@@ -51,7 +51,12 @@ def make_scene(
 def make_target(batch: int = 1, seed: int = 0) -> Target:
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(0, 4, (batch, 3, 2, 5), generator=generator)
-    return Target(labels=labels, observed=labels != 3, image_labels=torch.full((batch, 3, 4, 6), -1))
+    return Target(
+        labels=labels,
+        observed=labels != 3,
+        image_labels=torch.full((batch, 3, 4, 6), -1),
+        depth=torch.rand(batch, 3, 4, 6, generator=generator, dtype=torch.float64),
+    )
 
 
 def make_sample(batch: int = 1, seed: int = 0, *, points: int | None = 5) -> Sample:
@@ -75,7 +80,7 @@ class TestCollate:
     def test_every_tensor_is_joined_in_order_and_only_its_precision_changes(self):
         samples = [make_sample(1, 0), make_sample(2, 1), make_sample(1, 2, points=0)]
         joined, parts = tensors(collate(samples)), [tensors(sample) for sample in samples]
-        assert len(joined) == 16
+        assert len(joined) == 17
         for name, tensor in joined.items():
             if name != "scene.points.batch_index":
                 assert torch.equal(tensor, torch.cat([part[name] for part in parts]).to(tensor.dtype)), name
@@ -167,6 +172,12 @@ class TestMismatch:
     def test_image_labels_of_another_batch_are_refused(self):
         with pytest.raises(ValueError, match=r"image_labels to begin with shape \(1,\)"):
             replace(make_target(), image_labels=make_target(2).image_labels)
+
+    def test_depth_of_another_batch_or_size_than_the_image_labels_is_refused(self):
+        with pytest.raises(ValueError, match=r"depth to begin with shape \(1,\)"):
+            replace(make_target(), depth=make_target(2).depth)
+        with pytest.raises(ValueError, match=r"image labels' shape \(1, 3, 4, 6\), got \(1, 3, 4, 5\)"):
+            replace(make_target(), depth=make_target().depth[..., 1:])
 
     @pytest.mark.parametrize("tokens", [(), ("08/000000", "08/000001")])
     def test_tokens_of_another_number_are_refused(self, tokens):

@@ -1,14 +1,17 @@
 """What the parts promise one another: protocols, and the one base class."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from occloom.errors import InputError
 from occloom.grid import LabelSpace, VoxelGrid
 from occloom.scene import Sample, Scene, Target
 
@@ -17,11 +20,15 @@ Split = Literal["train", "val", "test"]
 
 @dataclass(frozen=True)
 class Needs:
-    """What a model looks at; a reader loads only that."""
+    """What a model looks at, and what its loss compares with besides voxels; a reader loads only that."""
 
     images: bool = True
     depth: bool = False
     points: bool = False
+    true_depth: bool = False
+    """`Target.depth`; only the training split has it."""
+    image_labels: bool = False
+    """`Target.image_labels`; only the training split has them."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +124,8 @@ class OccupancyModel(nn.Module, ABC):
     grid: VoxelGrid
     label_space: LabelSpace
     needs: Needs
+    left_out: Mapping[str, int] = MappingProxyType({})
+    """Parameters that the released model has and this one lacks, since nothing uses them: numbers by name."""
 
     @abstractmethod
     def forward(self, scene: Scene) -> Outputs:
@@ -129,6 +138,18 @@ class OccupancyModel(nn.Module, ABC):
     def predict(self, scene: Scene) -> Int64[Tensor, "B X Y Z"]:
         """The most likely class of every voxel."""
         return self.forward(scene).logits.argmax(dim=1)
+
+    def load_trunk_weights(self, source: Path | Literal["imagenet"]) -> None:
+        """Fill the image trunk with weights of a file, or with those that its authors published for ImageNet.
+
+        Raises:
+            InputError: If there are none for this model's trunk, or they cannot be had.
+        """
+        raise InputError(
+            f"{type(self).__name__} takes no trunk weights ({source})",
+            rule="its trunk starts from random weights",
+            remedy="leave out --train.trunk-weights",
+        )
 
 
 @runtime_checkable

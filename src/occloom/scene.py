@@ -129,6 +129,8 @@ class Target(TensorRecord):
     """Voxels that count (SemanticKITTI: neither ignored nor invalid; Occ3D: the mask in use)."""
     image_labels: Int64[Tensor, "B N H W"] | None = None
     """Sparse 2D class ids of the present images, -1 = none."""
+    depth: Float[Tensor, "B N H W"] | None = None
+    """Sparse true z-depth of the present images in metres, 0 = none; an estimate that may be seen is `Scene.depth`."""
 
     def __post_init__(self) -> None:
         if self.labels.shape != self.observed.shape:
@@ -136,8 +138,12 @@ class Target(TensorRecord):
                 f"Expected labels and observed of one shape, got {tuple(self.labels.shape)} "
                 f"and {tuple(self.observed.shape)}."
             )
-        if self.image_labels is not None:
-            _expect("image_labels", self.image_labels, (self.labels.shape[0],))
+        for name, value in (("image_labels", self.image_labels), ("depth", self.depth)):
+            if value is not None:
+                _expect(name, value, (self.labels.shape[0],))
+        if self.image_labels is not None and self.depth is not None and self.image_labels.shape != self.depth.shape:
+            size, depth_size = tuple(self.image_labels.shape), tuple(self.depth.shape)
+            raise ValueError(f"Expected depth of the image labels' shape {size}, got {depth_size}.")
 
 
 @dataclass(frozen=True)

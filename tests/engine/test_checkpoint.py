@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_recipes import GRID, LABELS, TinyModelConfig, tiny
 
 from occloom.engine import checkpoint
@@ -118,3 +118,55 @@ def test_missing_damaged_and_foreign_checkpoints_are_named(tmp_path):
     (folder / "recipe.json").write_text("{")
     with pytest.raises(InputError, match="not JSON"):
         checkpoint.read_description(folder)
+
+
+def test_tensors_of_the_same_name_and_shape_are_taken_and_the_others_told(tmp_path):
+    folder, model, _ = write(tmp_path, 3)
+    wide = build_model(replace(tiny(), model=TinyModelConfig(channels=9)))
+    before = {name: tensor.clone() for name, tensor in wide.state_dict().items()}
+    taken = checkpoint.take_weights(wide, tmp_path)
+    assert taken.source == folder / "ema.safetensors"
+    fitting = {name for name, tensor in model.state_dict().items() if tensor.shape == before[name].shape}
+    assert set(taken.names) == fitting == {"temperature", "head.1.bias", "stem.1.num_batches_tracked"}
+    for name, tensor in wide.state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[name] if name in fitting else before[name])
+    assert set(taken.misshapen) == set(before) - fitting
+    assert "3 tensors taken" in str(taken)
+    assert "of another shape (head, stem)" in str(taken)
+
+
+def test_parts_of_another_model_are_taken_by_name(tmp_path):
+    model = build_model(tiny())
+    state = {name: tensor + 1 for name, tensor in model.state_dict().items() if name.startswith("stem")}
+    save_file({**state, "foreign.weight": torch.zeros(3)}, tmp_path / "part.safetensors")
+    taken = checkpoint.take_weights(model, tmp_path / "part.safetensors")
+    assert set(taken.names) == set(state)
+    assert taken.not_used == ("foreign.weight",)
+    assert set(taken.not_there) == {"temperature", "head.1.weight", "head.1.bias"}
+    for name, tensor in state.items():
+        assert torch.equal(model.state_dict()[name], tensor)
+
+
+def test_weights_of_which_nothing_fits_are_refused(tmp_path):
+    save_file({"encoder.weight": torch.zeros(3)}, tmp_path / "foreign.safetensors")
+    (tmp_path / "broken.safetensors").write_bytes(b"nothing")
+    for path, message in (
+        ("foreign.safetensors", r"no tensor fits the model \(the file holds encoder\.weight\)"),
+        ("broken.safetensors", "cannot be loaded"),
+        ("missing.safetensors", "no such file"),
+        ("missing", "no such folder"),
+    ):
+        with pytest.raises(InputError, match=message):
+            checkpoint.take_weights(build_model(tiny()), tmp_path / path)
+
+
+def test_an_exported_model_does_not_say_where_on_this_machine_it_started(tmp_path):
+    folder, *_ = write(tmp_path / "run", 3)
+    path = folder / "recipe.json"
+    for trunk, kept in (("/home/me/trunk.pth", None), ("imagenet", "imagenet")):
+        description = json.loads(path.read_text())
+        description["train"] |= {"start_from": "/home/me/run", "trunk_weights": trunk}
+        path.write_text(json.dumps(description))
+        checkpoint.export(folder, tmp_path / "out", base=tiny())
+        train = json.loads((tmp_path / "out" / "recipe.json").read_text())["train"]
+        assert (train["start_from"], train["trunk_weights"]) == (None, kept)

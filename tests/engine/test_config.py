@@ -7,6 +7,7 @@ from typing import Literal
 
 import pytest
 
+from occloom.cli.arguments import parse
 from occloom.engine.config import Cosine, OneCycle, Recipe, TrainConfig, from_json, override, to_json
 from occloom.errors import InputError
 
@@ -114,3 +115,74 @@ def test_a_recipe_names_its_parts():
     recipe = tiny()
     assert isinstance(recipe, Recipe)
     assert set(to_json(recipe)) == {"name", "model", "data", "train", "protocol"}
+
+
+@dataclass(frozen=True)
+class Deep:
+    drop: float = 0.5
+
+
+@dataclass(frozen=True)
+class Small:
+    width: int = 32
+
+
+@dataclass(frozen=True)
+class Detector:
+    trunk: Deep | Small = Small()
+    blocks: tuple[int, ...] = (2, 2)
+
+
+@dataclass(frozen=True)
+class Nested:
+    trunk: Deep | Small = Deep()
+    detector: Detector = Detector()
+
+
+def command_line(model, *arguments):
+    _, parts = parse(NoOptions, {"model": model, "train": TrainConfig()}, list(arguments), prog="occloom x", description="x")
+    return parts["model"], parts["train"]
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("base", "arguments", "expected"),
+    [
+        (Nested(trunk=Small()), ["--model.trunk.width", "48"], Nested(trunk=Small(48))),
+        (Nested(), ["--model.trunk.drop", "0"], Nested(trunk=Deep(0.0))),
+        (Nested(), ["--model.detector.trunk.width", "8"], Nested(detector=Detector(trunk=Small(8)))),
+        (Nested(), ["--model.detector.blocks", "1", "2", "3"], Nested(detector=Detector(blocks=(1, 2, 3)))),
+    ],
+)
+def test_parts_within_parts_are_reached_from_the_command_line_and_survive_json(base, arguments, expected):
+    model, _ = command_line(base, *arguments)
+    assert model == expected
+    assert from_json(base, json.loads(json.dumps(to_json(model))), where="file") == expected
+
+
+def test_a_part_keeps_the_class_that_the_recipe_chose():
+    with pytest.raises(InputError, match=r"model\.trunk\.width"):
+        command_line(Nested(), "--model.trunk.width", "48")
+    with pytest.raises(InputError, match=r"model\.trunk\.width"):
+        from_json(Nested(), to_json(Nested(trunk=Small())), where="file", prefix="model")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], (None, None)),
+        (["--train.trunk-weights", "imagenet"], (None, "imagenet")),
+        (["--train.trunk-weights", "here/weights.pth"], (None, Path("here/weights.pth"))),
+        (["--train.start-from", "runs/first"], (Path("runs/first"), None)),
+        (["--train.trunk-weights", "None"], (None, None)),
+    ],
+)
+def test_where_a_training_starts_is_named_by_a_path_or_a_word(words, expected):
+    _, train = command_line(Nested(), *words)
+    assert (train.start_from, train.trunk_weights) == expected
+    back = from_json(TrainConfig(), json.loads(json.dumps(to_json(train))), where="file")
+    assert (back.start_from, back.trunk_weights) == expected

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_recipes import TinyData, TinyModel, TinyModelConfig, tiny
+from torch import nn
 
 from occloom.engine import checkpoint
 from occloom.engine.launch import launch
@@ -244,3 +245,64 @@ def test_two_processes_train_one_model(tmp_path):
         [float(row.split(",")[1]) for row in (run / "losses.csv").read_text().splitlines()[1:]] for run in (one, two)
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_a_run_starts_from_another_ones_weights_and_from_nothing_else_when_it_goes_on(fabric, tmp_path, capsys):
+    fit(with_train(steps=4), tmp_path / "first", fabric)
+    start = load_file(tmp_path / "first" / "step-000004" / "ema.safetensors")
+    frozen = {"steps": 4, "learning_rate": 0.0, "weight_decay": 0.0, "save_every": 2, "validate_every": 0, "keep": 9}
+    recipe = replace(with_train(**frozen, start_from=tmp_path / "first"), model=TinyModelConfig(norm=True))
+    fit(recipe, tmp_path / "second", fabric)
+    assert f"{len(start)} tensors taken from {tmp_path / 'first'}" in capsys.readouterr().err
+    second = load_file(tmp_path / "second" / "step-000004" / "model.safetensors")
+    for name in ("stem.0.weight", "head.1.weight", "temperature"):
+        assert torch.equal(second[name], start[name])
+    written = checkpoint.read_description(tmp_path / "second" / "step-000004")["train"]["start_from"]
+    assert written == str(tmp_path / "first")
+    # What it started from may be gone by the time that it goes on.
+    (tmp_path / "first").rename(tmp_path / "gone")
+    (tmp_path / "second" / "latest").write_text("step-000002\n")
+    fit(recipe, tmp_path / "second", fabric)
+    again = load_file(tmp_path / "second" / "step-000004" / "model.safetensors")
+    assert all(torch.equal(again[name], second[name]) for name in second)
+    with pytest.raises(InputError, match="no such folder"):
+        fit(recipe, tmp_path / "third", fabric)
+
+
+@dataclass(frozen=True)
+class PretrainedConfig(TinyModelConfig):
+    def build(self, grid, label_space):
+        return Pretrained(self, grid, label_space)
+
+
+class Pretrained(TinyModel):
+    """A trunk of ones."""
+
+    def load_trunk_weights(self, source):
+        nn.init.constant_(self.stem[0].weight, 1.0 if source == "imagenet" else 2.0)
+
+
+@pytest.mark.parametrize(("source", "value"), [("imagenet", 1.0), (Path("a.pth"), 2.0), (None, None)])
+def test_trunk_weights_are_the_models_business_before_the_first_step(fabric, tmp_path, source, value):
+    recipe = with_train(steps=1, learning_rate=0.0, weight_decay=0.0, trunk_weights=source)
+    fit(replace(recipe, model=PretrainedConfig()), tmp_path, fabric)
+    weight = load_file(tmp_path / "step-000001" / "model.safetensors")["stem.0.weight"]
+    assert bool((weight == value).all()) if value else weight.unique().numel() > 1
+
+
+def test_a_start_goes_before_trunk_weights(fabric, tmp_path):
+    fit(with_train(steps=1), tmp_path / "first", fabric)
+    recipe = with_train(
+        steps=1, learning_rate=0.0, weight_decay=0.0, trunk_weights="imagenet", start_from=tmp_path / "first"
+    )
+    fit(replace(recipe, model=PretrainedConfig()), tmp_path / "second", fabric)
+    first, second = (
+        load_file(tmp_path / run / "step-000001" / name)
+        for run, name in (("first", "ema.safetensors"), ("second", "model.safetensors"))
+    )
+    assert torch.equal(first["stem.0.weight"], second["stem.0.weight"])
+
+
+def test_a_model_without_pretrained_trunk_says_so(fabric, tmp_path):
+    with pytest.raises(InputError, match="TinyModel takes no trunk weights"):
+        fit(with_train(steps=1, trunk_weights="imagenet"), tmp_path, fabric)

@@ -136,6 +136,14 @@ SEMANTIC_KITTI_GRID = VoxelGrid(lower=(0.0, -25.6, -2.0), voxel_size=(0.2, 0.2, 
 """Of SemanticKITTI's voxel files: 51.2 m ahead, 25.6 m to each side, in the velodyne frame."""
 
 
+def _point_table() -> UInt8[np.ndarray, " raw"]:
+    """Train id of every 16-bit raw id of a point."""
+    table = np.full(1 << 16, IGNORED, dtype=np.uint8)
+    for label in RAW_LABELS:
+        table[label.raw_id] = label.train_id
+    return table
+
+
 def _voxel_table() -> UInt8[np.ndarray, " raw"]:
     """Train id of every 16-bit raw id in a voxel file."""
     table = np.full(1 << 16, IGNORED, dtype=np.uint8)
@@ -147,6 +155,7 @@ def _voxel_table() -> UInt8[np.ndarray, " raw"]:
 
 
 _TRAIN_OF_RAW = _voxel_table()
+_TRAIN_OF_RAW_POINT = _point_table()
 _RAW_OF_TRAIN = np.array([0, 10, 11, 15, 18, 20, 30, 31, 32, 40, 44, 48, 49, 50, 51, 70, 71, 72, 80, 81], np.uint16)
 
 
@@ -156,6 +165,11 @@ def to_train_ids(raw: UInt16[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape
     Source: reference datasets_and_metrics 1.3 (completion, not segmentation, where raw 1 is unlabelled).
     """
     return _TRAIN_OF_RAW[raw]
+
+
+def to_point_ids(raw: UInt16[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
+    """Dense ids of raw point ids; a point that has no class gets 0, an id that does not exist `IGNORED`."""
+    return _TRAIN_OF_RAW_POINT[raw]
 
 
 def to_raw_ids(train: UInt8[np.ndarray, "*shape"]) -> UInt16[np.ndarray, "*shape"]:

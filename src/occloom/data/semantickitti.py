@@ -5,7 +5,7 @@ ones are missing. Documentation: docs/datasets/semantickitti.md.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -13,27 +13,34 @@ from zipfile import BadZipFile
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float64, Int64, UInt8, UInt16
+from jaxtyping import Bool, Float64, UInt8, UInt16
 from torch import Tensor
 
 from occloom.cache import Cache
-from occloom.data.depth_cache import depth_entry, open_depth_cache
+from occloom.data.depth_cache import named_depth_cache, require_prepared
+from occloom.data.image_truth import image_labels, true_depth
 from occloom.data.kitti_files import (
     Calibration,
     KittiFrame,
     read_calibration,
     read_image_size,
-    read_points,
     read_poses,
     read_times,
     read_voxel_bits,
     read_voxel_labels,
     velodyne_poses,
 )
-from occloom.data.label_reduction import majority_labels, monoscene_labels
 from occloom.data.label_spaces import IGNORED, SEMANTIC_KITTI, SEMANTIC_KITTI_GRID, to_train_ids
 from occloom.data.pictures import ImageFit, PictureFit
-from occloom.data.transforms import draw_colour_shift, mirror, shift_colours
+from occloom.data.sample_parts import (
+    LabelReduction,
+    TimedScan,
+    augment,
+    load_depth,
+    load_pictures,
+    load_points,
+    target_of,
+)
 from occloom.data.voxel_release import require_present_release
 from occloom.errors import InputError
 from occloom.grid import LabelSpace, VoxelGrid
@@ -60,6 +67,9 @@ class SemanticKittiConfig:
     """Scans to read, relative to now: 0 first, then older ones, such as 0 -3 -6."""
     train: tuple[str, ...] = ("00", "01", "02", "03", "04", "05", "06", "07", "09", "10")
     """Sequences of the training split."""
+    train_frames: Literal["voxels", "pictures"] = "voxels"
+    """Frames of the training split: those with voxels (each fifth scan), or all with a picture and what the model needs
+    besides; where such a frame has no voxel labels, no voxel of its target is observed."""
     val: tuple[str, ...] = ("08",)
     """Sequences of the validation split."""
     test: tuple[str, ...] = ("11", "12", "13", "14", "15", "16", "17", "18", "19", "20", "21")
@@ -70,7 +80,7 @@ class SemanticKittiConfig:
     """Whether P2's fourth column moves the camera (exact), or is left out as in the MonoScene family."""
     label_scale: Literal[1, 2, 4, 8] = 1
     """Edge of a label voxel in voxels of 0.2 m."""
-    label_reduction: Literal["majority", "monoscene"] = "majority"
+    label_reduction: LabelReduction = "majority"
     """Rule for label_scale above 1: LMSCNet's or MonoScene's."""
     flip_probability: float = 0.5
     """Share of training samples that are mirrored left to right."""
@@ -146,7 +156,7 @@ class _Moment:
 
 
 class SemanticKitti:
-    """One split: every frame that has voxels (each fifth scan), in order.
+    """One split: every frame that has voxels (each fifth scan), or in training those of `train_frames`, in order.
 
     Frames without a picture of now (where images are needed) or, in a labelled split, without labels are left out and
     named in `skipped`. A split in which no frame has labels is unlabelled: its targets are None.
@@ -154,12 +164,14 @@ class SemanticKitti:
 
     def __init__(self, config: SemanticKittiConfig, split: Split, needs: Needs) -> None:
         """Use `SemanticKittiConfig.build`."""
-        self.config, self.needs = config, needs
+        self.config, self.split, self.needs = config, split, needs
         self.grid: VoxelGrid = config.grid
         self.label_space: LabelSpace = config.label_space
         names = {"train": config.train, "val": config.val, "test": config.test}[split]
-        frames = [frame for name in names for frame in _voxel_frames(config.root, name)]
-        self.labelled = any(_label_file(frame) is not None for frame in frames)
+        self._every_picture = split == "train" and config.train_frames == "pictures"
+        listed_by = config.cameras[0] if self._every_picture else "voxels"
+        frames = [frame for name in names for frame in _frames_with(listed_by, config.root, name)]
+        self.labelled = self._every_picture or any(_label_file(frame) is not None for frame in frames)
         reasons = {frame.token: self._reason_to_skip(frame) for frame in frames}
         self.skipped: Mapping[str, str] = {token: reason for token, reason in reasons.items() if reason}
         self._frames = [frame for frame in frames if not reasons[frame.token]]
@@ -189,7 +201,16 @@ class SemanticKitti:
         frame = self._frames[index]
         window = self._window(frame)
         sample = Sample(scene=self._scene(frame, window), target=self.target(index), tokens=(frame.token,))
-        return sample if rng is None else self._augment(sample, rng)
+        if rng is None:
+            return sample
+        return augment(
+            sample,
+            rng,
+            self.grid,
+            width=self.config.image_size[1],
+            flip_probability=self.config.flip_probability,
+            colour_jitter=self.config.colour_jitter,
+        )
 
     def target(self, index: int) -> Target | None:
         """What is true of a sample; None in an unlabelled split.
@@ -200,22 +221,43 @@ class SemanticKitti:
         if not self.labelled:
             return None
         frame = self._frames[index]
-        labels = _train_labels(frame)
-        if self.config.label_scale > 1:
-            reduce = majority_labels if self.config.label_reduction == "majority" else monoscene_labels
-            labels = reduce(labels, self.config.label_scale, num_classes=self.label_space.num_classes)
-        observed = labels != IGNORED
-        dense = np.where(observed, labels, np.uint8(self.label_space.empty)).astype(np.int64)
-        return Target(labels=torch.from_numpy(dense)[None], observed=torch.from_numpy(observed)[None])
+        target = target_of(
+            _train_labels(frame),
+            self.label_space,
+            scale=self.config.label_scale,
+            reduction=self.config.label_reduction,
+        )
+        return self._with_image_truth(target, frame) if self.split == "train" else target
+
+    def _with_image_truth(self, target: Target, frame: KittiFrame) -> Target:
+        """The target with the depth and the classes of the pictures' pixels, where a loss asks for them."""
+        sequence = self._sequences[frame.sequence]
+        fit, cameras = self._fit(sequence), [int(camera[-1]) for camera in self.config.cameras]
+        if self.needs.true_depth:
+            depths = [true_depth(frame, sequence.calibration, camera, fit) for camera in cameras]
+            target = replace(target, depth=torch.stack(depths)[None])
+        if self.needs.image_labels:
+            labels = [image_labels(frame, sequence.calibration, camera, fit) for camera in cameras]
+            target = replace(target, image_labels=torch.stack(labels)[None])
+        return target
+
+    def _fit(self, sequence: _Sequence) -> PictureFit:
+        """How the sequence's pictures become those that a model sees."""
+        return PictureFit(
+            sequence.picture_size or self.config.image_size, self.config.image_size, self.config.image_fit
+        )
 
     def _reason_to_skip(self, frame: KittiFrame) -> str:
         """Why a frame cannot be used; empty where it can."""
-        if self.labelled and _label_file(frame) is None:
+        if self.labelled and not self._every_picture and _label_file(frame) is None:
             return "no voxel labels"
         if self.needs.images and not self._has_picture(frame):
             return "no picture"
-        if self.needs.points and not frame.file("velodyne", ".bin").is_file():
+        image_truth = self.split == "train" and (self.needs.true_depth or self.needs.image_labels)
+        if (self.needs.points or image_truth) and not frame.file("velodyne", ".bin").is_file():
             return "no scan"
+        if image_truth and self.needs.image_labels and not frame.file("labels", ".label").is_file():
+            return "no point labels"
         return ""
 
     def _has_picture(self, frame: KittiFrame) -> bool:
@@ -245,7 +287,8 @@ class SemanticKitti:
 
     def _check_releases(self) -> None:
         """Refuse voxels of the old release."""
-        for frame in self._first_frames():
+        with_voxels = [frame for frame in reversed(self._frames) if frame.file("voxels", ".bin").is_file()]
+        for frame in {frame.sequence: frame for frame in with_voxels}.values():
             require_present_release(frame, SEMANTIC_KITTI_GRID)
 
     def _check_depth(self) -> None:
@@ -261,22 +304,13 @@ class SemanticKitti:
             )
         cache = self._depth_cache
         if cache is not None:
-            for moment in (moment for frame in self._frames for moment in self._window(frame)):
-                cache.require_whole(depth_entry(moment.frame))
-            for frame in self._first_frames():
-                cache.check(depth_entry(frame), self.config.root)
+            read = [moment.frame for frame in self._frames for moment in self._window(frame)]
+            require_prepared(cache, read, self._first_frames())
 
     @cached_property
     def _depth_cache(self) -> Cache | None:
         """The cache the depth lies in; None for a plain folder of files from elsewhere."""
-        folder = self.config.depth_folder
-        if folder is None:
-            raise InputError(
-                "the model needs depth and the data has none",
-                rule="depth names a prepared source",
-                remedy="run `occloom prepare depth --source stereo-sgbm` and give depth=stereo-sgbm",
-            )
-        return open_depth_cache(folder)
+        return named_depth_cache(self.config.depth_folder)
 
     def _window(self, now: KittiFrame) -> list[_Moment]:
         """The frames to read; where one does not exist, the nearest one after it stands in."""
@@ -306,7 +340,7 @@ class SemanticKitti:
     def _scene(self, now: KittiFrame, window: list[_Moment]) -> Scene:
         """What the model may see of a window."""
         sequence = self._sequences[now.sequence]
-        fit = PictureFit(sequence.picture_size or self.config.image_size, self.config.image_size, self.config.image_fit)
+        fit = self._fit(sequence)
         now_from_then = torch.from_numpy(np.stack([moment.now_from_then for moment in window]))
         times = torch.tensor([[moment.seconds for moment in window]], dtype=torch.float64)
         images, camera_valid = self._images(window, fit)
@@ -345,56 +379,32 @@ class SemanticKitti:
         shape = (1, len(window), len(self.config.cameras))
         if not self.needs.images:
             return None, torch.ones(shape, dtype=torch.bool)
-        images, valid = torch.zeros(*shape, 3, *fit.target), torch.zeros(shape, dtype=torch.bool)
-        for t, moment in enumerate(window):
-            for n, camera in enumerate(self.config.cameras):
-                path = moment.frame.file(camera, ".png")
-                if path.is_file():
-                    images[0, t, n], valid[0, t, n] = fit.image(path), True
-        return images, valid
+        paths = [[moment.frame.file(camera, ".png") for camera in self.config.cameras] for moment in window]
+        return load_pictures(paths, fit)
 
     def _depth(self, window: list[_Moment], fit: PictureFit) -> Tensor:
         """Depth of image_2 at each moment; unknown (0) for the other camera."""
         folder = self.config.depth_folder
         assert folder is not None
         depth = torch.zeros(1, len(window), len(self.config.cameras), *fit.target)
+        left = self.config.cameras.index("image_2")
         for t, moment in enumerate(window):
-            entry = depth_entry(moment.frame)
-            if self._depth_cache is not None:
-                self._depth_cache.check(entry, self.config.root)
-            depth[0, t, self.config.cameras.index("image_2")] = fit.depth(folder / entry)
+            depth[0, t, left] = load_depth(folder, self._depth_cache, moment.frame, fit)
         return depth
 
-    def _augment(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        """A random mirroring and change of colours; the same number of draws every time."""
-        flip, shift = rng.random() < self.config.flip_probability, draw_colour_shift(rng, self.config.colour_jitter)
-        if flip:
-            sample = mirror(sample, self.grid, width=self.config.image_size[1])
-        return shift_colours(sample, shift)
 
-
-def count_frequencies(dataset: SemanticKitti) -> Int64[np.ndarray, " K"]:
-    """Observed voxels of each class over a labelled split; `LabelSpace.frequencies` are such counts."""
-    counts = np.zeros(dataset.label_space.num_classes, dtype=np.int64)
-    for index in range(len(dataset)):
-        target = dataset.target(index)
-        if target is not None:
-            counts += torch.bincount(target.labels[target.observed], minlength=len(counts)).numpy()
-    return counts
-
-
-def _voxel_frames(root: Path, sequence: str) -> list[KittiFrame]:
-    """The frames of a sequence that have voxels."""
+def _frames_with(kind: Literal["voxels", "image_2", "image_3"], root: Path, sequence: str) -> list[KittiFrame]:
+    """The frames of a sequence that have voxels or a picture."""
     folder = root / "sequences" / sequence
-    files = (folder / "voxels").glob("*")
-    names = {path.stem for path in files if path.suffix in (".bin", ".label") and path.stem.isdigit()}
+    files, suffixes = (folder / kind).glob("*"), (".bin", ".label") if kind == "voxels" else (".png",)
+    names = {path.stem for path in files if path.suffix in suffixes and path.stem.isdigit()}
     if not names:
         parent = root / "sequences"
-        there = ", ".join(sorted(p.parent.name for p in parent.glob("*/voxels"))) or "none"
+        there = ", ".join(sorted(p.parent.name for p in parent.glob(f"*/{kind}"))) or "none"
         raise InputError(
-            "no voxel files" if folder.is_dir() else "no such sequence",
+            f"no {kind} files" if folder.is_dir() else "no such sequence",
             where=folder,
-            rule=f"a split's sequences lie in {parent} (with voxels there: {there})",
+            rule=f"a split's sequences lie in {parent} (with {kind} there: {there})",
             remedy="check root, or name the sequences that are there in train, val or test",
         )
     return [KittiFrame(root, sequence, name) for name in sorted(names)]
@@ -409,10 +419,10 @@ def _label_file(frame: KittiFrame) -> Path | None:
 
 
 def _train_labels(frame: KittiFrame) -> UInt8[np.ndarray, "X Y Z"]:
-    """Dense ids at full resolution, `IGNORED` where the label has no class or the voxel is invalid."""
-    path = _label_file(frame)
-    assert path is not None
-    shape = SEMANTIC_KITTI_GRID.shape
+    """Dense ids at full resolution, `IGNORED` where there is no label, it has no class, or the voxel is invalid."""
+    path, shape = _label_file(frame), SEMANTIC_KITTI_GRID.shape
+    if path is None:
+        return np.full(shape, IGNORED, dtype=np.uint8)
     raw = read_voxel_labels(path, shape) if path.suffix == ".label" else _accumulated_labels(path)
     labels = to_train_ids(raw)
     labels[read_voxel_bits(frame.file("voxels", ".invalid"), shape)] = IGNORED
@@ -443,19 +453,10 @@ def _accumulated_labels(path: Path) -> UInt16[np.ndarray, "X Y Z"]:
 
 def _points(window: list[_Moment]) -> Points:
     """The scan of now and what scans there are of the window's past frames, in the present ego frame."""
-    positions, features, times = [], [], []
-    for t, moment in enumerate(window):
-        path = moment.frame.file("velodyne", ".bin")
-        if t == 0 or (moment.valid and path.is_file()):
-            scan = torch.from_numpy(read_points(path))
-            transform = torch.from_numpy(moment.now_from_then)
-            positions.append((scan[:, :3].double() @ transform[:3, :3].T + transform[:3, 3]).float())
-            features.append(scan[:, 3:])
-            times.append(torch.full((len(scan),), moment.seconds))
-    joined = torch.cat(positions)
-    return Points(
-        positions=joined,
-        features=torch.cat(features),
-        batch_index=torch.zeros(len(joined), dtype=torch.int64),
-        time=torch.cat(times),
+    return load_points(
+        [
+            TimedScan(moment.frame.scan, moment.now_from_then, moment.seconds)
+            for t, moment in enumerate(window)
+            if t == 0 or (moment.valid and moment.frame.scan.is_file())
+        ]
     )

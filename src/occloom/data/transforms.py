@@ -70,6 +70,7 @@ def _mirror_target(target: Target | None) -> Target | None:
         labels=target.labels.flip(2),
         observed=target.observed.flip(2),
         image_labels=_flip_columns(target.image_labels),
+        depth=_flip_columns(target.depth),
     )
 
 

@@ -189,6 +189,79 @@ def load_weights(model: nn.Module, path: Path) -> None:
         ) from None
 
 
+@dataclass(frozen=True)
+class Taken:
+    """What a model took over from weights of another one."""
+
+    source: Path
+    """The file."""
+    names: tuple[str, ...]
+    """Taken over."""
+    misshapen: tuple[str, ...]
+    """Tensors of both, whose shapes differ."""
+    not_there: tuple[str, ...]
+    """Tensors of the model that the file lacks."""
+    not_used: tuple[str, ...]
+    """Tensors of the file that the model lacks."""
+
+    def __str__(self) -> str:
+        """What happened, and which modules keep random weights."""
+        parts = [f"{len(self.names)} tensors taken from {self.source}"]
+        for what, names in (
+            ("of another shape", self.misshapen),
+            ("not there", self.not_there),
+            ("there and not used", self.not_used),
+        ):
+            if names:
+                modules = ", ".join(sorted({name.partition(".")[0] for name in names}))
+                parts.append(f"{len(names)} {what} ({modules})")
+        return "; ".join(parts)
+
+
+def take_weights(model: nn.Module, path: Path) -> Taken:
+    """Fill a model with those tensors of another one's weights that have its names and shapes.
+
+    Args:
+        model: Receives the weights.
+        path: A `.safetensors` file, or a checkpoint or run folder, of which the averaged weights are taken.
+
+    Raises:
+        InputError: If there are no weights, or none fits.
+    """
+    file = path if path.suffix == ".safetensors" else _weights_to_use(find(path))
+    if not file.is_file():
+        raise InputError("no such file", where=file, remedy="name a run folder, a checkpoint folder or a .safetensors")
+    try:
+        there = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"cannot be loaded ({error})", where=file, remedy=_DAMAGED) from None
+    own = model.state_dict()
+    shared = [name for name in own if name in there]
+    fitting = {name: there[name] for name in shared if there[name].shape == own[name].shape}
+    if not fitting:
+        example = ", ".join(list(there)[:3]) or "nothing"
+        raise InputError(
+            f"no tensor fits the model (the file holds {example})",
+            where=file,
+            rule="names and shapes must agree",
+            remedy="name a checkpoint of a related model",
+        )
+    model.load_state_dict(fitting, strict=False)
+    return Taken(
+        source=file,
+        names=tuple(fitting),
+        misshapen=tuple(name for name in shared if name not in fitting),
+        not_there=tuple(name for name in own if name not in there),
+        not_used=tuple(name for name in there if name not in own),
+    )
+
+
+def _weights_to_use(folder: Path) -> Path:
+    """The averaged weights of a checkpoint folder; those of a shipped model."""
+    average = folder / "ema.safetensors"
+    return average if average.is_file() else folder / "model.safetensors"
+
+
 def load_progress(folder: Path) -> Progress:
     """What `save` was given.
 
@@ -207,11 +280,14 @@ def load_progress(folder: Path) -> Progress:
 def export(checkpoint: Path, folder: Path, *, base: Recipe) -> None:
     """Write what is needed to use a checkpoint, not to go on training: the averaged weights and the recipe.
 
-    Paths of the data become those of `base`, so that none of this machine travels along.
+    Paths of the data, and where the training started from, become those of `base`, so that none of this machine travels
+    along.
     """
     folder.mkdir(parents=True, exist_ok=True)
     description = read_description(checkpoint)
     description["data"] |= {name: str(value) for name, value in vars(base.data).items() if isinstance(value, Path)}
+    starts = [n for n in ("start_from", "trunk_weights") if description["train"].get(n) not in (None, "imagenet")]
+    description["train"] |= {name: to_json(getattr(base.train, name)) for name in starts}
     shutil.copyfile(checkpoint / "ema.safetensors", folder / "model.safetensors")
     (folder / "recipe.json").write_text(json.dumps(description, indent=2) + "\n")
 

@@ -93,6 +93,12 @@ class TrainConfig:
     """Steps between two rows of the log."""
     seed: int = 0
     """Of the weights, the batch order, the augmentation and dropout."""
+    start_from: Path | None = None
+    """A run folder, checkpoint folder or .safetensors file: the first step begins with its tensors that this model has
+    too, by name and shape."""
+    trunk_weights: Literal["imagenet"] | Path | None = None
+    """Weights of the image trunk before the first step: a file, or "imagenet" for those of its authors. What
+    start_from holds goes before them."""
 
     def __post_init__(self) -> None:
         counts = ("steps", "batch_size", "accumulate", "save_every", "keep", "log_every")

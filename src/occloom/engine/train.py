@@ -1,6 +1,7 @@
 """One training run, from a recipe to a folder of checkpoints."""
 
 import math
+import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -73,10 +74,15 @@ def fit(recipe: Recipe, run: Path, fabric: Fabric) -> Path:
     Raises:
         InputError: If the folder holds a run of another recipe, the batch cannot be shared out, or data is bad.
     """
-    config = recipe.train
-    state = _start(recipe, fabric)
-    description = checkpoint.describe(recipe, state.model.grid, state.model.label_space)
-    _resume(state, run, description, fabric)
+    config, model = recipe.train, build_model(recipe)
+    description = checkpoint.describe(recipe, model.grid, model.label_space)
+    latest = checkpoint.pointed(run, "latest")
+    if latest is None:
+        _take_weights(model, config, fabric)
+    state = _start(model.to(fabric.device), config)
+    if latest is not None:
+        _refuse_other_recipe(checkpoint.read_description(latest), description, run)
+        _resume(state, latest, fabric)
     if state.step < config.steps:
         _train(recipe, run, fabric, state, description)
     folder = checkpoint.pointed(run, "latest")
@@ -168,30 +174,39 @@ def build_model_without_memory(recipe: Recipe) -> OccupancyModel:
         return build_model(recipe)
 
 
-def _start(recipe: Recipe, fabric: Fabric) -> State:
+def _take_weights(model: OccupancyModel, config: TrainConfig, fabric: Fabric) -> None:
+    """Put the weights of others in the place of random ones, as the training names them; say which on stderr.
+
+    Raises:
+        InputError: If there are none, or they do not fit.
+    """
+    if config.trunk_weights is not None:
+        model.load_trunk_weights(config.trunk_weights)
+        _say(f"trunk: weights of {config.trunk_weights}", fabric)
+    if config.start_from is not None:
+        _say(f"start: {checkpoint.take_weights(model, config.start_from)}", fabric)
+
+
+def _say(line: str, fabric: Fabric) -> None:
+    """Print a line on stderr, on the first process alone."""
+    if fabric.is_global_zero:
+        print(line, file=sys.stderr)
+
+
+def _start(model: OccupancyModel, config: TrainConfig) -> State:
     """The state before the first step."""
-    model = build_model(recipe)
-    model = model.to(fabric.device)
     decayed = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
     others = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
     groups = [
-        {"params": decayed, "weight_decay": recipe.train.weight_decay},
+        {"params": decayed, "weight_decay": config.weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=recipe.train.learning_rate)
+    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=config.learning_rate)
     return State(model=model, average=start_average(model), optimizer=optimizer)
 
 
-def _resume(state: State, run: Path, description: dict[str, Any], fabric: Fabric) -> None:
-    """Take over the latest checkpoint of a run folder, if there is one.
-
-    Raises:
-        InputError: If it is of another recipe.
-    """
-    folder = checkpoint.pointed(run, "latest")
-    if folder is None:
-        return
-    _refuse_other_recipe(checkpoint.read_description(folder), description, run)
+def _resume(state: State, folder: Path, fabric: Fabric) -> None:
+    """Take over a checkpoint."""
     checkpoint.load_weights(state.model, folder / "model.safetensors")
     checkpoint.load_weights(state.average, folder / "ema.safetensors")
     progress = checkpoint.load_progress(folder)
