@@ -315,7 +315,9 @@ class OffsetHead(nn.Module):
         """Offsets in (0, 1) at a coarser resolution."""
         # Halving the logits trilinearly is averaging blocks, and that may be done before the linear last layer.
         hidden = _coarsen(F.relu(self.norm(self.hidden(volume)), inplace=True), self.stride)
-        return self.offsets(hidden).sigmoid()
+        logits = self.offsets(hidden)
+        # Half precision would tell apart but quarters of a voxel: mixed precision ends here.
+        return logits.to(torch.promote_types(logits.dtype, torch.float32)).sigmoid()
 
 
 class InstanceAggregation(nn.Module):
