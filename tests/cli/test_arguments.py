@@ -76,6 +76,14 @@ def test_a_bound_function_waits_for_its_call(capsys):
     assert capsys.readouterr().out == "hello all\nhello all\n"
 
 
+def test_the_help_of_a_function_begins_with_its_own_words(capsys):
+    with pytest.raises(SystemExit):
+        bind(greet, ["--help"], prog="occloom greet")
+    printed = capsys.readouterr().out
+    assert printed.index("Greet somebody.") < printed.index("Whom.")
+    assert "Args:" not in printed
+
+
 @pytest.mark.parametrize("columns", [None, "40", "200"])
 def test_a_refusal_is_the_same_line_on_every_terminal(monkeypatch, columns):
     if columns is None:

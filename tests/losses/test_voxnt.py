@@ -10,6 +10,7 @@ from occloom.losses.voxnt import (
     Refinement,
     axis_lengths,
     boundary_offsets,
+    count_scales,
     refine,
     run_lengths,
     target_run_lengths,
@@ -200,6 +201,39 @@ def test_only_the_named_classes_are_refined():
     gone = left_out(target, refinement, empty=2)
     assert set(target.labels[gone].tolist()) == {1, 3}
     assert not left_out(target, Refinement(classes=()), empty=2).any()
+
+
+def test_scales_are_counted_a_class_and_axis_and_add_up():
+    targets = [streets(2, (14, 9, 5), seed=seed, classes=3, coarse=2) for seed in range(2)]
+    sizes = {"num_classes": 4, "maximum": (5, 5, 6), "minimum": (3, 4, 4)}
+    first, second = (count_scales(target, **sizes) for target in targets)
+    total = first + second
+    longest = 14
+    expected = torch.zeros(4, 3, longest + 2, dtype=torch.int64)
+    long, small = torch.zeros(4, dtype=torch.int64), torch.zeros(4, dtype=torch.int64)
+    for target in targets:
+        runs = algorithm_1(torch.where(target.observed, target.labels, 99))
+        for index in target.observed.nonzero().tolist():
+            b, x, y, z = index
+            label = int(target.labels[b, x, y, z])
+            lengths = [int(runs[b, 2 * a, x, y, z] + runs[b, 2 * a + 1, x, y, z]) for a in range(3)]
+            for axis in range(3):
+                expected[label, axis, lengths[axis]] += 1
+            long[label] += lengths[0] >= 5 or lengths[1] >= 5 or lengths[2] >= 6
+            small[label] += lengths[0] < 3 and lengths[1] < 4 and lengths[2] < 4
+    assert torch.equal(total.lengths, expected)
+    assert torch.equal(total.too_long, long)
+    assert torch.equal(total.too_small, small)
+    assert total.voxels.sum() == sum(int(target.observed.sum()) for target in targets)
+    assert 0 < small.sum() < long.sum() < total.voxels.sum()
+    for share in (0.05, 0.5, 0.95):
+        for label in range(3):
+            for axis in range(3):
+                lengths = torch.arange(longest + 2).repeat_interleave(expected[label, axis])
+                quantile = int(total.quantile(share)[label, axis])
+                assert (lengths <= quantile).float().mean() >= share
+                assert (lengths < quantile).float().mean() < share
+    assert total.quantile(0.5)[3].tolist() == [0, 0, 0]
 
 
 def test_four_times_faster_than_the_loop():

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import field, make_dataclass
 from functools import partial, wraps
+from inspect import cleandoc
 from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -78,8 +79,10 @@ def bind(function: Callable[..., None], arguments: list[str], *, prog: str) -> C
     """
     # The parser calls what it is given: it makes a partial function here, of the same signature and docstring.
     bound: Callable[..., Callable[[], None]] = wraps(function)(partial(partial, function))
+    # It finds the parameters' lines behind a partial function, but not the text above them.
+    description = cleandoc(function.__doc__ or "").partition("\n\nArgs:")[0]
     with _refusals_in_one_line(arguments):
-        return tyro.cli(bound, prog=prog, args=arguments)
+        return tyro.cli(bound, prog=prog, args=arguments, description=description)
 
 
 @contextmanager

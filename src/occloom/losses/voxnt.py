@@ -100,6 +100,50 @@ def refine(target: Target, lengths: Int16[Tensor, "B 6 X Y Z"], refinement: Refi
     return replace(target, labels=target.labels.masked_fill(flagged, empty), observed=target.observed & ~flagged)
 
 
+@dataclass(frozen=True)
+class ScaleCounts:
+    """How large the instances of each class are, in observed voxels; counts of several frames add up."""
+
+    lengths: Int64[Tensor, "K 3 L"]
+    """Voxels of each class by their length of Eq. 9 along x, y, z: 0 to the longest axis plus one."""
+    too_long: Int64[Tensor, " K"]
+    """Voxels whose length reaches a maximum (Eq. 11)."""
+    too_small: Int64[Tensor, " K"]
+    """Voxels whose lengths are all below a minimum (Eq. 10)."""
+
+    def __add__(self, other: "ScaleCounts") -> "ScaleCounts":
+        """Counts over both."""
+        return ScaleCounts(
+            self.lengths + other.lengths, self.too_long + other.too_long, self.too_small + other.too_small
+        )
+
+    @property
+    def voxels(self) -> Int64[Tensor, " K"]:
+        """Observed voxels of each class."""
+        return self.lengths[:, 0].sum(dim=1)
+
+    def quantile(self, share: float) -> Int64[Tensor, "K 3"]:
+        """The least length that a share of a class's voxels do not exceed, along x, y, z; 0 for absent classes."""
+        reached = self.lengths.cumsum(dim=2) >= share * self.voxels[:, None, None]
+        return reached.to(torch.uint8).argmax(dim=2)
+
+
+def count_scales(target: Target, *, num_classes: int, maximum: Shape, minimum: Shape) -> ScaleCounts:
+    """Lengths of all observed voxels, whatever their class, and how many of them `refine` would take for abnormal."""
+    along_axes = axis_lengths(target_run_lengths(target))
+    labels = target.labels[target.observed]
+    bins = max(target.labels.shape[1:]) + 2
+    lengths = [
+        torch.bincount(labels * bins + axis[target.observed], minlength=num_classes * bins)
+        for axis in along_axes.unbind(1)
+    ]
+    return ScaleCounts(
+        lengths=torch.stack(lengths).view(3, num_classes, bins).transpose(0, 1),
+        too_long=torch.bincount(labels[too_long(along_axes, maximum)[target.observed]], minlength=num_classes),
+        too_small=torch.bincount(labels[too_small(along_axes, minimum)[target.observed]], minlength=num_classes),
+    )
+
+
 def _classes(target: Target) -> Int16[Tensor, "B X Y Z"]:
     """Class ids, and one more for unobserved voxels."""
     return target.labels.to(torch.int16).masked_fill_(~target.observed, UNOBSERVED)
