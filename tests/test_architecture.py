@@ -38,7 +38,9 @@ PUBLIC_NAMES = [
 
 BASE = {"errors", "grid", "scene", "interfaces"}
 PARTS = {"backbones", "lifting", "voxel", "heads", "losses"}
-EVERYTHING_BELOW_RECIPES = BASE | PARTS | {"geometry", "ops", "metrics", "cache", "rays", "data", "labels", "models"}
+EVERYTHING_BELOW_RECIPES = (
+    BASE | PARTS | {"geometry", "ops", "metrics", "cache", "rays", "stereo", "data", "labels", "models"}
+)
 
 ALLOWED = {
     "errors": set(),
