@@ -59,7 +59,9 @@ ALLOWED = {
     "stereo": BASE,
     "data": BASE | {"geometry", "cache", "stereo"},
     "labels": BASE | {"geometry", "cache", "rays"},
-    "town": BASE | {"geometry", "labels", "rays", "data.kitti_files", "data.label_spaces"},
+    "town": BASE
+    | {"geometry", "labels", "rays"}
+    | {"data.kitti_files", "data.kitti360_files", "data.label_spaces", "data.label_files"},
     "viewer": {"errors", "grid", "scene", "rays"},
     "recipes": EVERYTHING_BELOW_RECIPES | {"engine.config"},
     "inference": EVERYTHING_BELOW_RECIPES | {"engine", "engine.config", "recipes"},

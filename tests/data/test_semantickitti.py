@@ -19,7 +19,7 @@ from occloom.data.kitti_files import (
 )
 from occloom.data.label_reduction import majority_labels, monoscene_labels
 from occloom.data.label_spaces import SEMANTIC_KITTI_GRID, to_train_ids
-from occloom.data.semantickitti import SemanticKittiConfig, count_frequencies
+from occloom.data.semantickitti import SemanticKittiConfig
 from occloom.errors import InputError
 from occloom.geometry.voxelize import voxel_index
 from occloom.interfaces import Needs
@@ -57,17 +57,6 @@ def test_coarse_labels_are_reduced_after_masking(made_kitti: Path, rule: str):
     assert coarse.grid == SEMANTIC_KITTI_GRID.coarsen((8, 8, 8))
     assert np.array_equal(coarse.target(0).observed[0].numpy(), reduced != 255)
     assert np.array_equal(coarse.target(0).labels[0].numpy(), np.where(reduced == 255, 0, reduced))
-
-
-def test_frequencies_count_what_is_observed(made_kitti: Path):
-    dataset = config_of(made_kitti).build("train", IMAGES)
-    counts = count_frequencies(dataset)
-    expected = np.zeros(20, dtype=np.int64)
-    for index in range(len(dataset)):
-        target = dataset.target(index)
-        for c in range(20):
-            expected[c] += int(((target.labels == c) & target.observed).sum())
-    assert np.array_equal(counts, expected)
 
 
 def test_a_split_without_labels_has_no_targets(make_kitti, tmp_path: Path):

@@ -18,7 +18,7 @@ from occloom.data.kitti_files import (
 from occloom.data.label_spaces import SEMANTIC_KITTI_GRID
 from occloom.labels.voxelizer import select_returns, voxelize
 from occloom.town.mesh import World
-from occloom.town.semantickitti_writer import LabelRule, TownSettings, write_sequence
+from occloom.town.semantickitti_writer import LabelRule, SemanticKittiLayout, TownSettings, write_sequence
 
 SIZE = (24, 80)
 
@@ -37,7 +37,7 @@ def settings(labels: LabelRule, following_scans: int, frames: int = 2) -> TownSe
 
 def write(root: Path, world: World, chosen: TownSettings) -> Path:
     done: list[None] = []
-    write_sequence(root, "04", world, chosen, after_frame=lambda: done.append(None))
+    write_sequence(root, "04", world, chosen, after_frame=lambda: done.append(None), layout=SemanticKittiLayout())
     assert len(done) == chosen.frames
     return root
 

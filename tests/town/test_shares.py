@@ -3,10 +3,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from occloom.data.kitti360_labels import KITTI_360
 from occloom.data.kitti_files import KittiFrame, write_voxel_bits, write_voxel_labels
-from occloom.data.label_spaces import SEMANTIC_KITTI_GRID
+from occloom.data.label_spaces import SEMANTIC_KITTI, SEMANTIC_KITTI_GRID
 from occloom.errors import InputError
-from occloom.town.shares import class_shares, reference_shares
+from occloom.grid import LabelSpace
+from occloom.town.shares import ClassShares, class_shares
 
 
 def test_counts_seen_voxels_by_class_and_sequence(tmp_path: Path) -> None:
@@ -28,9 +30,12 @@ def test_counts_seen_voxels_by_class_and_sequence(tmp_path: Path) -> None:
     np.testing.assert_allclose(shares.share[[0, 1, 9]], [0, 3 / 6, 2 / 6])
 
 
-def test_reference_shares_add_up_and_vegetation_leads() -> None:
-    np.testing.assert_allclose(reference_shares().sum(), 1.0)
-    assert reference_shares().argmax() == 15
+@pytest.mark.parametrize("space", [SEMANTIC_KITTI, KITTI_360])
+def test_reference_shares_add_up_and_vegetation_leads(space: LabelSpace) -> None:
+    nothing = np.zeros(space.num_classes, np.int64)
+    reference = ClassShares(space, nothing, nothing, 0, 0).reference
+    np.testing.assert_allclose(reference.sum(), 1.0)
+    assert space.names[int(reference.argmax())] == "vegetation"
 
 
 def test_a_folder_without_labels_is_refused(tmp_path: Path) -> None:

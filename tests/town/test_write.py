@@ -1,4 +1,5 @@
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -72,6 +73,20 @@ def test_an_interrupted_run_leaves_no_half_sequence_and_is_continued(
     assert contents(town) == contents(tmp_path / "whole")
     write_town(town, sequences=2, **TINY)
     assert len(calls) == 3
+
+
+def test_each_layout_has_its_own_towns(quick_world: None, tmp_path: Path) -> None:
+    (folder,) = write_town(tmp_path / "town", sequences=1, first_sequence=6, layout="kitti360", **TINY)
+    drive = "2013_05_28_drive_0006_sync"
+    assert folder == tmp_path / "town" / "data_2d_raw" / drive
+    assert {path.name for path in (tmp_path / "town").iterdir()} == {"town.json", "data_2d_raw", "data_3d_raw"}
+    before = contents(tmp_path / "town")
+    assert f"data_3d_raw/{drive}/velodyne_points/data/000000.bin" in before
+    shutil.rmtree(folder)  # as if stopped between the two folders
+    write_town(tmp_path / "town", sequences=1, first_sequence=6, layout="kitti360", **TINY)
+    assert contents(tmp_path / "town") == before
+    with pytest.raises(InputError, match="other settings"):
+        write_town(tmp_path / "town", sequences=1, **TINY)
 
 
 def test_a_foreign_folder_and_other_settings_are_refused(quick_world: None, tmp_path: Path) -> None:

@@ -76,6 +76,10 @@ def main(arguments: list[str]) -> int:
     fabric = launch(recipe.train.precision)
     model = load_model(name, fabric.device)
     files = _label_files(name, model)
+    if options.submission is not None and files is not SEMANTIC_KITTI_FILES:
+        raise InputError(
+            "--submission is for SemanticKITTI alone", rule="KITTI-360 has no server; `occloom score` does"
+        )
     samples = data.build(options.split, model.needs)
     require_same_labels(model, samples)
     indices = _chosen(samples, options.tokens)[fabric.global_rank :: fabric.world_size]

@@ -8,10 +8,9 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from occloom.data.label_spaces import SEMANTIC_KITTI
 from occloom.engine.logs import progress_bar
-from occloom.town.shares import ClassShares, class_shares, reference_shares
-from occloom.town.write import write_town
+from occloom.town.shares import ClassShares, class_shares
+from occloom.town.write import LAYOUTS, write_town
 
 
 def town(
@@ -27,14 +26,16 @@ def town(
     first_sequence: int = 0,
     image_every: int = 5,
     scan_every: int = 5,
+    layout: Literal["semantickitti", "kitti360"] = "semantickitti",
 ) -> None:
-    """Write a town: streets with labelled scans, stereo pictures and voxels, in the layout of SemanticKITTI.
+    """Write a town: streets with labelled scans, stereo pictures and voxels, in the layout of a benchmark.
 
     The same settings give the same bytes, whatever the number of workers. An interrupted run is continued by the same
     command; sequences that are there already are kept.
 
     Args:
-        out: Folder to write: `sequences/NN/...` and `town.json`, the record of the settings.
+        out: Folder to write: `sequences/NN/...` (kitti360: `data_2d_raw/...` and `data_3d_raw/...`) and `town.json`,
+            the record of the settings.
         sequences: How many sequences.
         frames: Labelled frames a sequence, half a second apart (every fifth scan).
         image_size: Height and width of the pictures, pixels.
@@ -47,9 +48,12 @@ def town(
         first_sequence: Number of the first sequence; 08 is SemanticKITTI's validation sequence.
         image_every: Scans from one stereo pair to the next; 1 gives all of them, for models that look at video.
         scan_every: Scans from one velodyne file to the next.
+        layout: Whose files, classes and cameras: SemanticKITTI's, or `kitti360` for SSCBench-KITTI-360's (drive 00NN
+            is sequence NN; its pictures have 1408x376 pixels, so a quarter is `--image-size 94 352`).
     """
     console = Console()
-    there = {folder.name for folder in out.glob("sequences/[0-9][0-9]")}
+    names = [f"{number:02d}" for number in range(first_sequence, first_sequence + sequences)]
+    there = {folder for name in names if (folder := LAYOUTS[layout].folders(out, name)[-1]).is_dir()}
     started = time.perf_counter()
     with progress_bar() as bar:
         task = bar.add_task("making streets", total=sequences * frames)
@@ -66,9 +70,10 @@ def town(
             first_sequence=first_sequence,
             image_every=image_every,
             scan_every=scan_every,
+            layout=layout,
         )
     seconds = time.perf_counter() - started
-    made = sum(folder.name not in there for folder in folders)
+    made = sum(folder not in there for folder in folders)
     if made:
         console.print(f"made {made * frames} frames in {seconds:.1f} s, {seconds / (made * frames):.2f} s a frame")
     if made < len(folders):
@@ -77,21 +82,20 @@ def town(
 
 
 def shares_table(shares: ClassShares) -> Table:
-    """The class shares of a town beside those of SemanticKITTI."""
+    """The class shares of a town beside those of the benchmark."""
     table = Table(
-        title=f"Filled voxels, {shares.num_frames} frames of {shares.num_sequences} sequences; real: SemanticKITTI"
+        title=f"Filled voxels, {shares.num_frames} frames of {shares.num_sequences} sequences; real: the benchmark's"
     )
     table.add_column("class")
     for heading in ("per frame", "share %", "real %", "ratio", "sequences"):
         table.add_column(heading, justify="right")
-    real = reference_shares()
-    for k in SEMANTIC_KITTI.occupied:
+    for k in shares.label_space.occupied:
         table.add_row(
-            SEMANTIC_KITTI.names[k],
+            shares.label_space.names[k],
             f"{shares.voxels[k] / shares.num_frames:.0f}",
             f"{100 * shares.share[k]:.3f}",
-            f"{100 * real[k]:.3f}",
-            f"{shares.share[k] / real[k]:.2f}",
+            f"{100 * shares.reference[k]:.3f}",
+            f"{shares.share[k] / shares.reference[k]:.2f}",
             f"{shares.sequences[k]}/{shares.num_sequences}",
         )
     return table

@@ -309,6 +309,11 @@ def write_times(path: Path, times: Sequence[float] | Float64[np.ndarray, " N"]) 
     _parent(path).write_text("".join(f"{time:.6e}\n" for time in times))
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file."""
+    _parent(path).write_text(text)
+
+
 def read_image(path: Path) -> UInt8[np.ndarray, "H W 3"]:
     """A colour picture as RGB.
 

@@ -1,4 +1,4 @@
-"""One sequence of the town in the layout of SemanticKITTI, file by file as the official download has it.
+"""One sequence of the town, file by file as the official download has it, in the layout of SemanticKITTI or another.
 
 Every scan of the drive is cast once. Labelled frames are every fifth scan; the voxel labels of frame f stand as soon as
 scan f + following_scans is cast. Voxel files and, unless asked for more often, pictures and scans are written for the
@@ -9,10 +9,10 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, UInt8, UInt16
 
 from occloom.data.kitti_files import (
     Calibration,
@@ -27,7 +27,7 @@ from occloom.data.kitti_files import (
     write_voxel_labels,
 )
 from occloom.data.label_spaces import SEMANTIC_KITTI_GRID
-from occloom.labels.voxelizer import Returns, label_frame, select_returns
+from occloom.labels.voxelizer import FrameLabels, Returns, label_frame, select_returns
 from occloom.town.camera import render_image
 from occloom.town.exact_labels import exact_labels
 from occloom.town.kitti_rig import stereo_calibration
@@ -75,98 +75,156 @@ class TownSettings:
         return (self.num_scans - 1) / SCANS_PER_SECOND
 
 
+@runtime_checkable
+class TownLayout(Protocol):
+    """Where the files of a sequence lie, and in what form."""
+
+    def folders(self, root: Path, sequence: str) -> tuple[Path, ...]:
+        """The folders of a sequence; the sequence is complete once the last one is there."""
+        ...
+
+    def calibration(self, image_size: tuple[int, int]) -> Calibration:
+        """The rig, for pictures of a height and width; cameras 2 and 3 take them."""
+        ...
+
+    def write_course(
+        self,
+        root: Path,
+        sequence: str,
+        calibration: Calibration,
+        world_from_ego: Float64[np.ndarray, "S 4 4"],
+    ) -> None:
+        """What a sequence has once: the rig, and where the car is at each scan."""
+        ...
+
+    def picture(self, root: Path, sequence: str, scan: int, camera: int) -> Path:
+        """The picture of camera 2 or 3 at a scan."""
+        ...
+
+    def write_scan(self, root: Path, sequence: str, scan: int, points: Scan) -> None:
+        """The points of a scan."""
+        ...
+
+    def write_voxels(
+        self, root: Path, sequence: str, scan: int, label: UInt16[np.ndarray, "X Y Z"], voxels: FrameLabels
+    ) -> None:
+        """The voxels of a labelled frame; `label` goes before the one in `voxels`."""
+        ...
+
+
+class SemanticKittiLayout:
+    """SemanticKITTI's."""
+
+    def folders(self, root: Path, sequence: str) -> tuple[Path, ...]:
+        """One folder holds it all."""
+        return (root / "sequences" / sequence,)
+
+    def calibration(self, image_size: tuple[int, int]) -> Calibration:
+        """KITTI's stereo rig."""
+        return stereo_calibration(image_size)
+
+    def write_course(
+        self,
+        root: Path,
+        sequence: str,
+        calibration: Calibration,
+        world_from_ego: Float64[np.ndarray, "S 4 4"],
+    ) -> None:
+        """calib.txt, poses.txt (camera 0 in the frame of its first row) and times.txt."""
+        (folder,) = self.folders(root, sequence)
+        camera0_from_ego = calibration.camera0_from_velodyne
+        first_from_each = np.linalg.inv(world_from_ego[0]) @ world_from_ego
+        write_calibration(folder / "calib.txt", calibration)
+        write_poses(folder / "poses.txt", camera0_from_ego @ first_from_each @ np.linalg.inv(camera0_from_ego))
+        write_times(folder / "times.txt", np.arange(len(world_from_ego)) / SCANS_PER_SECOND)
+
+    def picture(self, root: Path, sequence: str, scan: int, camera: int) -> Path:
+        """In image_2 or image_3."""
+        return KittiFrame(root, sequence, f"{scan:06d}").file(f"image_{camera}", ".png")
+
+    def write_scan(self, root: Path, sequence: str, scan: int, points: Scan) -> None:
+        """The points and their labels."""
+        frame = KittiFrame(root, sequence, f"{scan:06d}")
+        write_points(frame.scan, points.points)
+        raw, instance = (points.label & 0xFFFF).astype(np.uint16), (points.label >> 16).astype(np.uint16)
+        write_point_labels(frame.file("labels", ".label"), raw, instance)
+
+    def write_voxels(
+        self, root: Path, sequence: str, scan: int, label: UInt16[np.ndarray, "X Y Z"], voxels: FrameLabels
+    ) -> None:
+        """Labels, the filled voxels of the scan, and both masks."""
+        frame = KittiFrame(root, sequence, f"{scan:06d}")
+        write_voxel_labels(frame.file("voxels", ".label"), label)
+        write_voxel_bits(frame.file("voxels", ".bin"), voxels.scan)
+        write_voxel_bits(frame.file("voxels", ".occluded"), voxels.occluded)
+        write_voxel_bits(frame.file("voxels", ".invalid"), voxels.invalid)
+
+
 def write_sequence(
-    root: Path, sequence: str, world: World, settings: TownSettings, *, after_frame: Callable[[], None]
+    root: Path,
+    sequence: str,
+    world: World,
+    settings: TownSettings,
+    *,
+    after_frame: Callable[[], None],
+    layout: TownLayout,
 ) -> None:
     """Drives through the world once and writes what the sensors see.
 
     Args:
-        root: the folder that holds `sequences`.
-        sequence: name of the folder to write.
+        root: the data set's folder.
+        sequence: number of the sequence, two digits.
         world: the world; it must last for `settings.duration`.
         settings: what to write.
         after_frame: called after each labelled frame.
+        layout: where and in what form.
 
     Raises:
         InputError: If embreex is not installed.
     """
-    rays, lidar, calibration = WorldRays(world), hdl64(), stereo_calibration(settings.image_size)
+    rays, lidar, calibration = WorldRays(world), hdl64(), layout.calibration(settings.image_size)
     times = np.arange(settings.num_scans) / SCANS_PER_SECOND
     poses = np.stack([world.world_from_ego(float(time)) for time in times])
-    _write_course(root / "sequences" / sequence, calibration, poses, times)
+    layout.write_course(root, sequence, calibration, poses)
     window: deque[Returns] = deque(maxlen=settings.following_scans + 1)
     for number, time in enumerate(times):
-        kitti = KittiFrame(root, sequence, f"{number:06d}")
         scan = cast_scan(rays, lidar=lidar, time=float(time), rng=_generator(settings.seed, sequence, number, 0))
         window.append(select_returns(scan.points, scan.label))
         if number % settings.scan_every == 0 and number <= settings.last_frame:
-            _write_scan(kitti, scan)
+            layout.write_scan(root, sequence, number, scan)
         if number % settings.image_every == 0 and number <= settings.last_frame:
-            _write_pictures(kitti, rays, calibration, poses[number], settings, number)
+            for camera in (2, 3):
+                picture = _picture(camera, rays, calibration, poses[number], settings, sequence, number)
+                write_image(layout.picture(root, sequence, number, camera), picture)
         frame = number - settings.following_scans
         if frame >= 0 and frame % SCANS_PER_FRAME == 0:
-            labelled = KittiFrame(root, sequence, f"{frame:06d}")
-            _write_voxels(labelled, rays, list(window), poses[frame : number + 1], settings, frame)
+            ego_from_world = np.linalg.inv(poses[frame])
+            voxels = label_frame(list(window), ego_from_world @ poses[frame : number + 1], SEMANTIC_KITTI_GRID)
+            label = voxels.label
+            if settings.labels == "exact":  # the masks follow the scans under either rule
+                label = exact_labels(rays.mesh(frame / SCANS_PER_SECOND), ego_from_world, SEMANTIC_KITTI_GRID)
+            layout.write_voxels(root, sequence, frame, label, voxels)
             after_frame()
 
 
-def _write_course(
-    folder: Path, calibration: Calibration, poses: Float64[np.ndarray, "S 4 4"], times: Float64[np.ndarray, " S"]
-) -> None:
-    """calib.txt, poses.txt (camera 0 in the frame of its first row) and times.txt."""
-    camera0_from_ego = calibration.camera0_from_velodyne
-    first_from_each = np.linalg.inv(poses[0]) @ poses
-    write_calibration(folder / "calib.txt", calibration)
-    write_poses(folder / "poses.txt", camera0_from_ego @ first_from_each @ np.linalg.inv(camera0_from_ego))
-    write_times(folder / "times.txt", times)
-
-
-def _write_scan(frame: KittiFrame, scan: Scan) -> None:
-    """The points and their labels."""
-    write_points(frame.file("velodyne", ".bin"), scan.points)
-    raw, instance = (scan.label & 0xFFFF).astype(np.uint16), (scan.label >> 16).astype(np.uint16)
-    write_point_labels(frame.file("labels", ".label"), raw, instance)
-
-
-def _write_pictures(
-    frame: KittiFrame,
+def _picture(
+    camera: int,
     rays: WorldRays,
     calibration: Calibration,
     world_from_ego: Float64[np.ndarray, "4 4"],
     settings: TownSettings,
+    sequence: str,
     number: int,
-) -> None:
-    """The colour pair, both taken at the moment of the scan."""
-    for camera in (2, 3):
-        picture = render_image(
-            rays,
-            time=number / SCANS_PER_SECOND,
-            intrinsics=calibration.intrinsics(camera),
-            world_from_camera=world_from_ego @ np.linalg.inv(calibration.camera_from_velodyne(camera)),
-            image_size=settings.image_size,
-            rng=_generator(settings.seed, frame.sequence, number, camera),
-        )
-        write_image(frame.file(f"image_{camera}", ".png"), picture)
-
-
-def _write_voxels(
-    frame: KittiFrame,
-    rays: WorldRays,
-    scans: list[Returns],
-    poses: Float64[np.ndarray, "S 4 4"],
-    settings: TownSettings,
-    number: int,
-) -> None:
-    """Labels, the filled voxels of the scan, and both masks; the masks follow the scans under either rule."""
-    ego_from_world = np.linalg.inv(poses[0])
-    voxels = label_frame(scans, ego_from_world @ poses, SEMANTIC_KITTI_GRID)
-    label = voxels.label
-    if settings.labels == "exact":
-        label = exact_labels(rays.mesh(number / SCANS_PER_SECOND), ego_from_world, SEMANTIC_KITTI_GRID)
-    write_voxel_labels(frame.file("voxels", ".label"), label)
-    write_voxel_bits(frame.file("voxels", ".bin"), voxels.scan)
-    write_voxel_bits(frame.file("voxels", ".occluded"), voxels.occluded)
-    write_voxel_bits(frame.file("voxels", ".invalid"), voxels.invalid)
+) -> UInt8[np.ndarray, "H W 3"]:
+    """What camera 2 or 3 sees at the moment of the scan."""
+    return render_image(
+        rays,
+        time=number / SCANS_PER_SECOND,
+        intrinsics=calibration.intrinsics(camera),
+        world_from_camera=world_from_ego @ np.linalg.inv(calibration.camera_from_velodyne(camera)),
+        image_size=settings.image_size,
+        rng=_generator(settings.seed, sequence, number, camera),
+    )
 
 
 def _generator(seed: int, sequence: str, scan: int, sensor: int) -> np.random.Generator:

@@ -10,17 +10,20 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import numpy as np
 
 from occloom.errors import InputError
-from occloom.town.semantickitti_writer import LabelRule, TownSettings, write_sequence
+from occloom.town.kitti360_writer import Kitti360Layout
+from occloom.town.semantickitti_writer import LabelRule, SemanticKittiLayout, TownLayout, TownSettings, write_sequence
 from occloom.town.world import build_world
 
 VERSION = 1  # of the town: raised when the same settings give other bytes
 RECORD = "town.json"
 POLL_SECONDS = 0.3
+LayoutName = Literal["semantickitti", "kitti360"]
+LAYOUTS: dict[LayoutName, TownLayout] = {"semantickitti": SemanticKittiLayout(), "kitti360": Kitti360Layout()}
 
 Progress = Callable[[int, int], None]
 """Told how many labelled frames are done, and how many there will be."""
@@ -40,14 +43,15 @@ def write_town(
     first_sequence: int = 0,
     image_every: int = 5,
     scan_every: int = 5,
+    layout: LayoutName = "semantickitti",
 ) -> list[Path]:
-    """Writes a town in the layout of SemanticKITTI; sequences that are there already stay as they are.
+    """Writes a town in the layout of a benchmark; sequences that are there already stay as they are.
 
     The bytes of a sequence depend on the settings and its number alone. A sequence is written beside its place and
     moved there when it is complete, so what an interrupted run leaves can be continued by the same call.
 
     Args:
-        root: folder that holds `sequences` and `town.json`.
+        root: folder that holds `town.json` and the sequences.
         sequences: how many sequences.
         frames: labelled frames a sequence; they are five scans (0.5 s) apart.
         image_size: height and width of the pictures, pixels.
@@ -59,9 +63,10 @@ def write_town(
         first_sequence: number of the first sequence.
         image_every: scans from one picture pair to the next.
         scan_every: scans from one velodyne file to the next.
+        layout: whose files to write, and whose cameras take the pictures.
 
     Returns:
-        The folders of the sequences, in order.
+        The folders of the sequences, in order; with KITTI-360's layout those of pictures and voxels.
 
     Raises:
         InputError: If a number is too small, the folder holds something else or a town of other settings, or a worker
@@ -69,22 +74,24 @@ def write_town(
     """
     settings = TownSettings(seed, frames, image_size, following_scans, labels, image_every, scan_every)
     _check(sequences, first_sequence, workers, settings)
-    _claim(root, settings)
+    _claim(root, settings, layout)
+    places = LAYOUTS[layout]
     names = [f"{number:02d}" for number in range(first_sequence, first_sequence + sequences)]
-    folders = [root / "sequences" / name for name in names]
-    missing = [folder.name for folder in folders if not folder.is_dir()]
+    folders = [places.folders(root, name)[-1] for name in names]
+    missing = [name for name, folder in zip(names, folders, strict=True) if not folder.is_dir()]
     total = frames * sequences
 
     def report() -> None:
         if progress is not None:
-            there = [folder if folder.is_dir() else _draft(root, folder.name) for folder in folders]
+            pairs = zip(names, folders, strict=True)
+            there = [folder if folder.is_dir() else _draft(root, name) for name, folder in pairs]
             progress(sum(len(list(folder.rglob("voxels/*.invalid"))) for folder in there), total)
 
     if workers == 1 or len(missing) == 1:
         for name in missing:
-            _make_sequence(root, name, settings, report)
+            _make_sequence(root, name, settings, layout, report)
     elif missing:
-        _make_in_processes(root, missing, settings, workers, report)
+        _make_in_processes(root, missing, settings, layout, workers, report)
     report()
     return folders
 
@@ -94,26 +101,34 @@ def sequence_seed(seed: int, sequence: int) -> int:
     return int(np.random.SeedSequence((seed, sequence)).generate_state(1)[0])
 
 
-def _make_sequence(root: Path, name: str, settings: TownSettings, after_frame: Callable[[], None]) -> None:
+def _make_sequence(
+    root: Path, name: str, settings: TownSettings, layout: LayoutName, after_frame: Callable[[], None]
+) -> None:
     """Writes one sequence to a draft and moves it to its place."""
-    draft = _draft(root, name)
+    draft, places = _draft(root, name), LAYOUTS[layout]
     shutil.rmtree(draft, ignore_errors=True)
     world = build_world(seed=sequence_seed(settings.seed, int(name)), duration=settings.duration)
-    write_sequence(draft, name, world, settings, after_frame=after_frame)
-    place = root / "sequences" / name
-    place.parent.mkdir(exist_ok=True)
-    (draft / "sequences" / name).rename(place)
+    write_sequence(draft, name, world, settings, after_frame=after_frame, layout=places)
+    for made, place in zip(places.folders(draft, name), places.folders(root, name), strict=True):
+        shutil.rmtree(place, ignore_errors=True)  # what a run left that was stopped between two folders
+        place.parent.mkdir(exist_ok=True)
+        made.rename(place)
     shutil.rmtree(draft)
 
 
 def _make_in_processes(
-    root: Path, names: list[str], settings: TownSettings, workers: int, report: Callable[[], None]
+    root: Path,
+    names: list[str],
+    settings: TownSettings,
+    layout: LayoutName,
+    workers: int,
+    report: Callable[[], None],
 ) -> None:
     """Writes sequences side by side; fresh processes, so that nothing of this one leaks into the bytes."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(names)), mp_context=context) as pool:
         with _one_thread_each():
-            pending = {pool.submit(_make_sequence, root, name, settings, _nothing) for name in names}
+            pending = {pool.submit(_make_sequence, root, name, settings, layout, _nothing) for name in names}
         while pending:
             done, pending = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_EXCEPTION)
             failed = [future for future in done if future.exception() is not None]
@@ -182,10 +197,12 @@ def _check(sequences: int, first_sequence: int, workers: int, settings: TownSett
         )
 
 
-def _claim(root: Path, settings: TownSettings) -> None:
+def _claim(root: Path, settings: TownSettings, layout: LayoutName) -> None:
     """Records the settings in an empty folder, or makes sure that a town there has the same."""
     record = root / RECORD
-    text = json.dumps({"version": VERSION, **asdict(settings)}, indent=2) + "\n"
+    # SemanticKITTI's layout goes without saying, as in towns that were written before there was another.
+    named = {} if layout == "semantickitti" else {"layout": layout}
+    text = json.dumps({"version": VERSION, **named, **asdict(settings)}, indent=2) + "\n"
     if record.is_file():
         if record.read_text() != text:
             raise InputError(
