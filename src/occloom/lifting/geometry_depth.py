@@ -4,7 +4,9 @@ A distribution over depth planes from the image features (monocular) and one fro
 each other by neighbourhood attention; a 3D network over (plane, row, column) makes one distribution of the two.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from occloom.backbones.resnet import BasicBlock, Norm
 from occloom.ops.deformable_conv2d import DeformableConv2d
 from occloom.ops.neighbourhood_attention import neighbourhood_attention
+from occloom.ops.thin_conv3d import few_to_many, many_to_one, pointwise
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,9 @@ class BatchNormOfVectors(nn.BatchNorm1d):
         if not self.training or len(input) > 1:
             return super().forward(input)
         mean, variance, momentum = self.running_mean, self.running_var, self.momentum
-        assert mean is not None and variance is not None and momentum is not None
+        assert mean is not None
+        assert variance is not None
+        assert momentum is not None
         with torch.no_grad():
             off = input[0] - mean
             mean += momentum * off
@@ -164,7 +169,7 @@ class Gate(nn.Module):
         return x * self.conv_expand(F.relu(self.conv_reduce(vector[:, :, None, None]))).sigmoid()
 
 
-def wide_projection(in_channels: int, out_channels: int, *, stride: int, norm: Norm) -> nn.Module:
+def wide_projection(in_channels: int, out_channels: int, *, stride: int, norm: Norm) -> nn.Module:  # noqa: ARG001
     """A shortcut of one biased 3x3 convolution, not normalised."""
     return nn.Conv2d(in_channels, out_channels, 3, stride, padding=1)
 
@@ -209,7 +214,7 @@ class StereoEncoder(nn.Module):
     def __init__(self, planes: int) -> None:
         super().__init__()
         self.stem = _normalised(nn.Conv2d(planes, planes, 3, padding=1, bias=False))
-        self.unet = UNet(planes, nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d)
+        self.unet = UNet(planes, LAYERS_2D)
         self.conv_out = nn.Conv2d(planes, planes, 1)
 
     def forward(self, stereo: Float[Tensor, "M D h w"]) -> Float[Tensor, "M D h w"]:
@@ -222,6 +227,31 @@ def _normalised(conv: nn.Conv2d | nn.Conv3d) -> nn.Sequential:
     return nn.Sequential(conv, nn.GroupNorm(2, conv.out_channels))
 
 
+class PointwiseConv3d(nn.Conv3d):
+    """A convolution of single voxels, without bias."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 1, bias=False)
+
+    def forward(self, input: Float[Tensor, "M C D h w"]) -> Float[Tensor, "M Co D h w"]:
+        """Keep the size."""
+        return pointwise(input, self.weight)
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What a U-net is made of."""
+
+    conv: type[nn.Conv2d] | type[nn.Conv3d]
+    deconv: type[nn.ConvTranspose2d] | type[nn.ConvTranspose3d]
+    pointwise: Callable[[int, int], nn.Conv2d | nn.Conv3d]
+    norm: type[nn.BatchNorm2d] | type[nn.BatchNorm3d]
+
+
+LAYERS_2D = Layers(nn.Conv2d, nn.ConvTranspose2d, partial(nn.Conv2d, kernel_size=1, bias=False), nn.BatchNorm2d)
+LAYERS_3D = Layers(nn.Conv3d, nn.ConvTranspose3d, PointwiseConv3d, nn.BatchNorm3d)
+
+
 class UNet(nn.Module):
     """Two halvings and back, over two or three axes; the size stays, whatever it is.
 
@@ -229,25 +259,19 @@ class UNet(nn.Module):
     the transposed convolution leaves out the last row that padding would add.
     """
 
-    def __init__(
-        self,
-        channels: int,
-        conv: type[nn.Conv2d] | type[nn.Conv3d],
-        deconv: type[nn.ConvTranspose2d] | type[nn.ConvTranspose3d],
-        norm: type[nn.BatchNorm2d] | type[nn.BatchNorm3d],
-    ) -> None:
+    def __init__(self, channels: int, layers: Layers) -> None:
         super().__init__()
-        narrow, middle, wide = channels, 2 * channels, 4 * channels
+        conv, deconv, narrow, middle, wide = layers.conv, layers.deconv, channels, 2 * channels, 4 * channels
         self.conv1 = _normalised(conv(narrow, middle, 3, 2, padding=1, bias=False))
         self.conv2 = _normalised(conv(middle, middle, 3, padding=1, bias=False))
         self.conv3 = _normalised(conv(middle, wide, 3, 2, padding=1, bias=False))
         self.conv4 = _normalised(conv(wide, wide, 3, padding=1, bias=False))
         self.conv5 = deconv(wide, middle, 3, 2, padding=1, bias=False)
-        self.norm5 = norm(middle)
+        self.norm5 = layers.norm(middle)
         self.conv6 = deconv(middle, narrow, 3, 2, padding=1, bias=False)
-        self.norm6 = norm(narrow)
-        self.skip1 = _normalised(conv(narrow, narrow, 1, bias=False))
-        self.skip2 = _normalised(conv(middle, middle, 1, bias=False))
+        self.norm6 = layers.norm(narrow)
+        self.skip1 = _normalised(layers.pointwise(narrow, narrow))
+        self.skip2 = _normalised(layers.pointwise(middle, middle))
 
     def forward(self, x: Float[Tensor, "M C *size"]) -> Float[Tensor, "M C *size"]:
         """See further; keep the detail through the skips."""
@@ -267,15 +291,18 @@ class DepthFusion(nn.Module):
         self.mono_asks = NeighbourhoodCrossAttention(planes)
         self.stereo_asks = NeighbourhoodCrossAttention(planes)
         self.stem = nn.Conv3d(2, channels, 3, padding=1)
-        self.unet = UNet(channels, nn.Conv3d, nn.ConvTranspose3d, nn.BatchNorm3d)
+        self.unet = UNet(channels, LAYERS_3D)
         self.channel_attention = ChannelAttention(channels)
         self.conv_out = nn.Conv3d(channels, 1, 3, padding=1)
 
     def forward(self, mono: Float[Tensor, "M D h w"], stereo: Float[Tensor, "M D h w"]) -> Float[Tensor, "M D h w"]:
         """Probability of each plane; at first, the attention adds nothing to either distribution."""
-        volume = torch.stack([self.mono_asks(mono, stereo), self.stereo_asks(stereo, mono)], dim=1)
-        volume = self.unet(F.relu(self.stem(volume), inplace=True))
-        return self.conv_out(self.channel_attention(volume))[:, 0].softmax(dim=1)
+        both = torch.stack([self.mono_asks(mono, stereo), self.stereo_asks(stereo, mono)], dim=1)
+        # From here to the end in the memory format channels_last_3d: transposed and strided convolutions are 2 to 3
+        # times faster in it on a CPU.
+        volume = self.unet(F.relu(few_to_many(both, self.stem.weight, self.stem.bias), inplace=True))
+        logits = many_to_one(self.channel_attention(volume), self.conv_out.weight, self.conv_out.bias)
+        return logits.softmax(dim=1)
 
 
 class NeighbourhoodCrossAttention(nn.Module):
@@ -314,4 +341,4 @@ class ChannelAttention(nn.Module):
         """Refine each voxel."""
         y = self.conv1(x)
         weight = F.gelu(self.expand(F.gelu(self.squeeze(y.mean(dim=(2, 3, 4), keepdim=True))))).sigmoid()
-        return x + self.layer_scale * self.conv2(y * weight)
+        return torch.addcmul(x, self.layer_scale, self.conv2(y * weight))
