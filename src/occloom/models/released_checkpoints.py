@@ -107,8 +107,7 @@ def _hourglass(released: str, ours: str) -> Names:
     return (
         *((f"{released}.conv{i}.0", f"{ours}.conv{i}") for i in (1, 2, 3, 4, 5, 6)),
         *((f"{released}.conv{i}.1", f"{ours}.norm{i}") for i in (5, 6)),
-        *((f"{released}.redir{i}.0", f"{ours}.skip{i}.conv") for i in (1, 2)),
-        *((f"{released}.redir{i}.1", f"{ours}.skip{i}.norm") for i in (1, 2)),
+        *((f"{released}.redir{i}", f"{ours}.skip{i}") for i in (1, 2)),
     )
 
 
