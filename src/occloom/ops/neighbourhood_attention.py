@@ -1,6 +1,7 @@
 """Neighbourhood attention (Hassani et al., CVPR 2023): each pixel attends to the pixels around it."""
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
@@ -34,43 +35,33 @@ def neighbourhood_attention(
         ValueError: If the map is smaller than the window.
     """
     kernel = (bias.shape[0] + 1) // 2
-    images, height, width, channels = query.shape
+    height, width = query.shape[1:3]
     if min(height, width) < kernel:
         raise ValueError(f"Expected a map of at least {kernel} x {kernel} pixels, got {height} x {width}.")
-    row_keys, row_relative = _tiles(height, kernel, query.device)
-    column_keys, column_relative = _tiles(width, kernel, query.device)
-    # One more row and column of -inf: where the tables point for keys outside the window.
-    table = torch.nn.functional.pad(bias, (0, 1, 0, 1), value=-torch.inf)
-    # Rows (tiles * TILE * keys, R + 1): the bias by column, for each row of the table.
-    by_column = table.index_select(1, column_relative.reshape(-1)).view(-1, *column_relative.shape)
-    padded = torch.nn.functional.pad(query, (0, 0, 0, -width % TILE))
+    row_keys, row_index = _tiles(height, kernel, query.device)
+    column_keys, column_index = _tiles(width, kernel, query.device)
     tiles, span = column_keys.shape
+    # One more row and column of -inf: where the index points for keys outside the window.
+    table = F.pad(bias, (0, 1, 0, 1), value=-torch.inf)
+    table = table.index_select(1, column_index.reshape(-1)).view(-1, *column_index.shape)
+    query = F.pad(query, (0, 0, 0, -width % TILE))
     rows = []
-    for i, (start, stop) in enumerate(_blocks(row_keys)):
-        block = padded[:, i * TILE : (i + 1) * TILE]
-        count = block.shape[1]
-        # (M, tiles, count * TILE, C) against (M, tiles, keys, C)
-        queries = block.unflatten(2, (tiles, TILE)).transpose(1, 2).reshape(images, tiles, count * TILE, channels)
-        keys, values = (
-            x[:, start:stop]
-            .index_select(2, column_keys.reshape(-1))
-            .unflatten(2, (tiles, span))
-            .transpose(1, 2)
-            .flatten(2, 3)
-            for x in (key, value)
-        )
-        scores = queries @ keys.transpose(-1, -2)
-        relative = row_relative[i, :count]
-        biases = by_column.index_select(0, relative.reshape(-1)).view(*relative.shape, tiles, TILE, span)
-        scores = scores + biases.permute(2, 0, 3, 1, 4).reshape(tiles, count * TILE, -1)
-        answer = scores.softmax(dim=-1) @ values
-        rows.append(answer.unflatten(2, (count, TILE)).transpose(1, 2).reshape(images, count, -1, value.shape[-1]))
+    for i in range(len(row_keys)):
+        queries = query[:, i * TILE : (i + 1) * TILE]
+        count = queries.shape[1]
+        keys, values = (x.index_select(1, row_keys[i]).index_select(2, column_keys.reshape(-1)) for x in (key, value))
+        scores = _blocks(queries, tiles) @ _blocks(keys, tiles).transpose(-1, -2)
+        index = row_index[i, :count]
+        biases = table.index_select(0, index.reshape(-1)).view(*index.shape, tiles, TILE, span)
+        scores = scores + biases.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
+        answer = scores.softmax(dim=-1) @ _blocks(values, tiles)
+        rows.append(answer.unflatten(2, (count, TILE)).transpose(1, 2).flatten(2, 3))
     return torch.cat(rows, dim=1)[:, :, :width]
 
 
-def _blocks(keys: Int64[Tensor, "tiles span"]) -> list[tuple[int, int]]:
-    """First key of each tile and one past its last."""
-    return [(first, first + keys.shape[1]) for first in keys[:, 0].tolist()]
+def _blocks(x: Float[Tensor, "M r c C"], tiles: int) -> Float[Tensor, "M tiles p C"]:
+    """A row of tiles that lie side by side, as tiles of pixels."""
+    return x.unflatten(2, (tiles, -1)).transpose(1, 2).flatten(2, 3)
 
 
 def _tiles(
