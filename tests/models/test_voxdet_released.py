@@ -19,7 +19,7 @@ from occloom.errors import InputError
 from occloom.grid import VoxelGrid
 from occloom.interfaces import FeaturePyramid
 from occloom.losses.voxnt import Refinement
-from occloom.models.released_checkpoints import convert_camera, convert_lidar
+from occloom.models.released_checkpoints import CAMERA_UNUSED, convert_camera, convert_lidar
 from occloom.models.voxdet import DetectorConfig, LossWeights
 from occloom.models.voxdet_camera import VoxDet, VoxDetConfig
 from occloom.models.voxdet_lidar import VoxDetL, VoxDetLConfig
@@ -159,14 +159,14 @@ class TestImageParts:
     def test_monocular_depth_and_context(self, model, state, rigs):
         features = normal(2, 512, 8, 12)
         camera = torch.stack([r.released.vector() for r in rigs])
-        for ours, theirs in zip(
-            model.depth_net.mono(features, camera), naive.mono_depth(state, features, camera), strict=True
-        ):
-            close(ours, theirs)
+        context, depth = model.depth_net.mono(features, camera)
+        expected_context, expected_depth = naive.mono_depth(state, features, camera)
+        close(context, expected_context)
+        close(depth.log(), expected_depth.log())
 
     def test_stereo_depth(self, model, state, scene):
         hot = naive.stereo_one_hot(scene.depth[:, 0, 0])
-        close(model.depth_net.stereo(hot), naive.stereo_encoder(state, hot))
+        close(model.depth_net.stereo(hot).log(), naive.stereo_encoder(state, hot).log())
 
     def test_attention_to_the_neighbourhood(self, model, state):
         query, other = normal(2, 112, 7, 9), normal(2, 112, 7, 9, seed=1)
@@ -177,7 +177,7 @@ class TestImageParts:
 
     def test_the_fusion_of_both(self, model, state):
         mono, stereo = distribution(2, 112, 8, 12), distribution(2, 112, 8, 12, seed=1)
-        close(model.depth_net.fusion(mono, stereo), naive.depth_fusion(state, mono, stereo))
+        close(model.depth_net.fusion(mono, stereo).log(), naive.depth_fusion(state, mono, stereo).log())
 
 
 @released
@@ -426,23 +426,31 @@ class TestLosses:
         torch.testing.assert_close(loss, offsets.sum())
 
 
-@released
-def test_the_camera_model_end_to_end(model, state, scene, rigs):
-    ours = model(scene)
+def naive_answers(state: dict[str, Tensor], scene: Scene, rigs: list[Rig]) -> tuple[Tensor, Tensor, Tensor]:
+    """Offsets, logits and auxiliary logits of the whole camera model."""
+    images, depth_maps = scene.images[:, 0, 0], scene.depth[:, 0, 0]
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
-    features = naive.neck(state, naive.backbone(state, (scene.images[:, 0, 0] - mean) / std))
+    features = naive.neck(state, naive.backbone(state, (images - mean) / std))
     context, mono = naive.mono_depth(state, features, torch.stack([r.released.vector() for r in rigs]))
-    stereo = naive.stereo_encoder(state, naive.stereo_one_hot(scene.depth[:, 0, 0]))
-    depth = naive.depth_fusion(state, mono, stereo)
+    depth = naive.depth_fusion(state, mono, naive.stereo_encoder(state, naive.stereo_one_hot(depth_maps)))
     grid, volumes = naive_grid(VOLUME), []
     for b, one in enumerate(rigs):
         pooled = naive.lss_pool(context[b], depth[b], one.released, grid, SIZE)
-        proposed = naive.proposals(scene.depth[b, 0, 0], one.released, grid)
+        proposed = naive.proposals(depth_maps[b], one.released, grid)
         volumes.append(naive.lifted(state, context[b], depth[b], pooled, proposed, one.released, grid, SIZE))
+    volume = torch.stack(volumes)
     name = "occ_encoder_backbone.local_aggregator.local_encoder_backbone"
-    offsets, logits = naive.detected(state, torch.stack(volumes), blocks=2, name=name, size=GRID.shape)
+    offsets, logits = naive.detected(state, volume, blocks=2, name=name, size=GRID.shape)
+    return offsets, logits, naive.class_scores(state, volume, GRID.shape, auxiliary=True)
+
+
+@released
+def test_the_camera_model_end_to_end(model, state, scene, rigs):
+    ours = model(scene)
+    offsets, logits, auxiliary = naive_answers(state, scene, rigs)
     close(ours.offsets, offsets)
     close(ours.logits, logits)
+    close(model.detector.auxiliary_head(model.lift(scene)).logits, auxiliary)
 
 
 @released
@@ -482,3 +490,22 @@ def test_the_lidar_model_end_to_end(tables):
     answer = model(scene)
     close(answer.offsets, offsets)
     close(answer.logits, logits)
+
+
+@released
+def test_every_published_tensor_moves_the_answer(state, scene, rigs):
+    """The comparisons above would not notice a tensor that has no weight in what they compare."""
+    # A softmax does not see what is added to all it chooses from.
+    unseen = ("depth_aggregation.out_conv.bias", *(f"refine_conv.{i}.key_norm.bias" for i in range(4)))
+    idle = ("num_batches_tracked", *CAMERA_UNUSED, *unseen)
+    live = {key: value.clone().requires_grad_() for key, value in state.items() if not key.endswith(idle)}
+    answers = naive_answers({**state, **live}, scene.map(lambda tensor: tensor[:1]), rigs[:1])
+    total = sum((answer * normal(*answer.shape)).sum() for answer in answers)
+    gradients = torch.autograd.grad(total, list(live.values()))
+    # How far the answers go, to first order, if each number of a tensor goes a hundredth of their mean in a bad way.
+    moves = {
+        key: 0.01 * gradient.abs().sum() * value.abs().mean()
+        for (key, value), gradient in zip(live.items(), gradients, strict=True)
+    }
+    weakest = min(moves, key=lambda key: float(moves[key]))
+    assert moves[weakest] > 2e-3, weakest

@@ -70,7 +70,7 @@ def lss_pool(context: Tensor, depth: Tensor, camera: Camera, grid: Grid, image_s
     channels, height, width = context.shape
     us = torch.linspace(0, image_size[1] - 1, width, dtype=torch.float64)
     vs = torch.linspace(0, image_size[0] - 1, height, dtype=torch.float64)
-    volume = torch.zeros(channels, *grid.shape)
+    where, what = [], []
     for p in range(depth.shape[0]):
         v, u = torch.meshgrid(vs, us, indexing="ij")
         points = camera.to_velodyne(u, v, torch.full_like(u, 2.0 + 0.5 * p))
@@ -79,8 +79,12 @@ def lss_pool(context: Tensor, depth: Tensor, camera: Camera, grid: Grid, image_s
             for j in range(width):
                 x, y, z = (math.trunc(float(c)) for c in places[i, j])
                 if 0 <= x < grid.shape[0] and 0 <= y < grid.shape[1] and 0 <= z < grid.shape[2]:
-                    volume[:, x, y, z] += context[:, i, j] * depth[p, i, j]
-    return volume
+                    where.append((x * grid.shape[1] + y) * grid.shape[2] + z)
+                    what.append(context[:, i, j] * depth[p, i, j])
+    volume = torch.zeros(math.prod(grid.shape), channels)
+    if where:
+        volume = volume.index_add(0, torch.tensor(where), torch.stack(what))
+    return volume.T.reshape(channels, *grid.shape)
 
 
 def proposals(depth: Tensor, camera: Camera, grid: Grid) -> Tensor:

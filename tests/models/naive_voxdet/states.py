@@ -27,6 +27,9 @@ def _draw(key: str, shape: tuple[int, ...], dtype: torch.dtype, generator: torch
     if dtype == torch.int64 or last in ("frustum", "image_grid", "ref_3d"):
         return torch.ones((), dtype=dtype).expand(shape)  # counts and large constants, which nothing here reads
     normal = torch.randn(shape, generator=generator)
+    if key.startswith("depth_net.depth_net.bn.running"):
+        # The camera's numbers are as large as a focal length in pixels.
+        return 1e5 * (0.5 + normal.abs()) if last == "running_var" else 100 * normal
     if last == "running_var":
         return 0.5 + normal.abs()
     if last in ("gamma", "layer_scale"):
@@ -39,4 +42,6 @@ def _draw(key: str, shape: tuple[int, ...], dtype: torch.dtype, generator: torch
     if len(shape) == 1:
         # The last norm of a residual block is small, so that sixteen blocks in a row do not grow.
         return (0.3 if key.endswith(("bn3.weight", "conv2.bn.weight")) else 1.0) + 0.1 * normal
-    return normal * math.sqrt(1.5 / math.prod(shape[1:]))
+    # Distributions over depth are sharp, or what is looked up by depth would hardly depend on it.
+    sharp = ("depth_conv.5.weight", "stereo_volume_encoder.conv_out.weight", "depth_aggregation.out_conv.weight")
+    return (6.0 if key.endswith(sharp) else 1.0) * normal * math.sqrt(1.5 / math.prod(shape[1:]))
