@@ -504,8 +504,8 @@ def test_every_published_tensor_moves_the_answer(state, scene, rigs):
     gradients = torch.autograd.grad(total, list(live.values()))
     # How far the answers go, to first order, if each number of a tensor goes a hundredth of their mean in a bad way.
     moves = {
-        key: 0.01 * gradient.abs().sum() * value.abs().mean()
+        key: 0.01 * gradient.abs().sum() * value.detach().abs().mean()
         for (key, value), gradient in zip(live.items(), gradients, strict=True)
     }
-    weakest = min(moves, key=lambda key: float(moves[key]))
+    weakest = min(moves, key=lambda key: moves[key].item())
     assert moves[weakest] > 2e-3, weakest
