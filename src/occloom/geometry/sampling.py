@@ -39,3 +39,17 @@ def sample_volume(volume: Float[Tensor, "B C X Y Z"], coordinates: Float[Tensor,
     """A volume at continuous voxel coordinates (see `voxels_to_grid`), trilinear, zero outside."""
     grid = voxels_to_grid(coordinates, (volume.shape[2], volume.shape[3], volume.shape[4]))
     return F.grid_sample(volume, grid[:, :, None, None], align_corners=False)[..., 0, 0]
+
+
+def sample_fractions(features: Float[Tensor, "M C h w"], fractions: Float[Tensor, "M *p 2"]) -> Float[Tensor, "M C S"]:
+    """Features at fractions (u, v) of the image, 0 and 1 being its borders, bilinear, zero outside; S = all of `*p`."""
+    grid = 2 * fractions.flatten(1, -2) - 1
+    return F.grid_sample(features, grid[:, :, None], align_corners=False)[..., 0]
+
+
+def sample_volume_fractions(
+    volume: Float[Tensor, "M C D h w"], fractions: Float[Tensor, "M *p 3"]
+) -> Float[Tensor, "M C S"]:
+    """A volume of image and depth at fractions (u, v, depth) of it, trilinear, zero outside; S = all of `*p`."""
+    grid = 2 * fractions.flatten(1, -2) - 1
+    return F.grid_sample(volume, grid[:, :, None, None], align_corners=False)[..., 0, 0]

@@ -1,0 +1,260 @@
+"""Deformable attention, in the plane and with depth, without the tensor of sampled values.
+
+Each head of a query looks at a few places of a feature map and sums what it finds there (Zhu et al., "Deformable
+DETR", ICLR 2021, section 4.1, multi-scale form). With depth, the value at a pixel and a depth is the feature of the
+pixel times the probability of that depth there, sampled trilinearly (Li et al., "DFA3D", ICCV 2023).
+
+The gathered functions take any pairs of an image and a query. They go through them in chunks, forward and backward,
+and keep only their inputs in between. Their dense twins take every query in every image: static shapes, much memory.
+
+Locations are fractions of the image (u, v) and of the depth planes: 0 and 1 are the outer borders of the first and the
+last cell, so cell j of n has its centre at (j + 0.5) / n. Outside is zero.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.nn import functional as F
+
+from occloom.geometry.sampling import sample_fractions, sample_volume_fractions
+from occloom.ops.row_sums import CHUNK_ELEMENTS, add_row_sums_gradient, pixel_corners, row_sums
+
+
+def deformable_attention(
+    values: tuple[Float[Tensor, "M C _ _"], ...],
+    image_index: Int64[Tensor, " P"],
+    locations: Float[Tensor, "P heads levels points 2"],
+    weights: Float[Tensor, "P heads levels points"],
+) -> Float[Tensor, "P C"]:
+    """Weighted sums of bilinear samples. Half-precision inputs are summed in float32.
+
+    Args:
+        values: Projected maps, one a level; C = heads * channels a head, in this order.
+        image_index: The image that each pair looks at.
+        locations: (u, v), see the module.
+        weights: Of the samples, such as their softmax over levels and points.
+    """
+    levels = _levels(values, [0] * len(values))
+    return _attend(values, None, levels, image_index, locations, weights)
+
+
+def deformable_attention_3d(
+    values: tuple[Float[Tensor, "M C _ _"], ...],
+    depths: tuple[Float[Tensor, "M _ _ _"], ...],
+    image_index: Int64[Tensor, " P"],
+    locations: Float[Tensor, "P heads levels points 3"],
+    weights: Float[Tensor, "P heads levels points"],
+) -> Float[Tensor, "P C"]:
+    """Weighted sums of trilinear samples of feature times depth probability, in float32 or finer.
+
+    Args:
+        values: Projected maps, one a level; C = heads * channels a head, in this order.
+        depths: Probability of the depth planes "M D h w" at the pixels of each level.
+        image_index: The image that each pair looks at.
+        locations: (u, v, depth), see the module.
+        weights: Of the samples, such as their softmax over levels and points.
+    """
+    levels = _levels(values, [depth.shape[1] for depth in depths])
+    # Two neighbouring planes a row, with a plane of zeros before the first and after the last.
+    padded = [F.pad(depth.permute(0, 2, 3, 1), (1, 1)) for depth in depths]
+    plane_pairs = torch.cat([depth.unfold(-1, 2, 1).reshape(-1, 2) for depth in padded])
+    return _attend(values, plane_pairs, levels, image_index, locations, weights)
+
+
+def dense_deformable_attention(
+    values: tuple[Float[Tensor, "M C _ _"], ...],
+    locations: Float[Tensor, "M Q heads levels points 2"],
+    weights: Float[Tensor, "M Q heads levels points"],
+) -> Float[Tensor, "M Q C"]:
+    """`deformable_attention` of every query in every image, with static shapes; holds all samples of a level."""
+    sums = []
+    for level, value in enumerate(values):
+        places, shares = _split_heads(locations, level), _split_heads(weights, level)
+        sums.append(_sum_samples(sample_fractions(_fold_heads(value, weights.shape[2]), places), shares))
+    return _unfold_heads(torch.stack(sums).sum(dim=0), len(locations))
+
+
+def dense_deformable_attention_3d(
+    values: tuple[Float[Tensor, "M C _ _"], ...],
+    depths: tuple[Float[Tensor, "M _ _ _"], ...],
+    locations: Float[Tensor, "M Q heads levels points 3"],
+    weights: Float[Tensor, "M Q heads levels points"],
+) -> Float[Tensor, "M Q C"]:
+    """`deformable_attention_3d` of every query in every image, with static shapes; holds feature times depth."""
+    sums = []
+    for level, (value, depth) in enumerate(zip(values, depths, strict=True)):
+        places, shares = _split_heads(locations, level), _split_heads(weights, level)
+        volume = _fold_heads(value[:, :, None] * depth[:, None], weights.shape[2])
+        sums.append(_sum_samples(sample_volume_fractions(volume, places), shares))
+    return _unfold_heads(torch.stack(sums).sum(dim=0), len(locations))
+
+
+def _fold_heads(value_MC: Tensor, heads: int) -> Tensor:
+    """Heads as images: "M C ..." to "M*heads c ..."."""
+    return value_MC.unflatten(1, (heads, -1)).flatten(0, 1)
+
+
+def _split_heads(samples_MQHLP: Tensor, level: int) -> Tensor:
+    """One level of "M Q heads levels points ..." as "M*heads Q points ..."."""
+    return samples_MQHLP[:, :, :, level].transpose(1, 2).flatten(0, 1)
+
+
+def _sum_samples(samples_NCS: Tensor, weights_NQP: Tensor) -> Tensor:
+    return (samples_NCS.unflatten(-1, weights_NQP.shape[1:]) * weights_NQP[:, None]).sum(dim=-1)
+
+
+def _unfold_heads(sums_NCQ: Tensor, images: int) -> Tensor:
+    return sums_NCQ.unflatten(0, (images, -1)).flatten(1, 2).transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class _Level:
+    """Where a level lies in the tables of all levels."""
+
+    height: int
+    width: int
+    planes: int
+    first_pixel: int
+    first_pair: int
+
+
+def _levels(values: tuple[Tensor, ...], planes: list[int]) -> tuple[_Level, ...]:
+    levels, pixel, pair = [], 0, 0
+    for value, count in zip(values, planes, strict=True):
+        images, _, height, width = value.shape
+        levels.append(_Level(height, width, count, pixel, pair))
+        pixel += images * height * width
+        pair += images * height * width * (count + 1)
+    return tuple(levels)
+
+
+def _attend(
+    values: tuple[Tensor, ...],
+    plane_pairs: Tensor | None,
+    levels: tuple[_Level, ...],
+    image_index: Tensor,
+    locations: Tensor,
+    weights: Tensor,
+) -> Tensor:
+    heads = weights.shape[1]
+    # A row is what one head sees at one pixel.
+    table = torch.cat([value.permute(0, 2, 3, 1).reshape(-1, value.shape[1] // heads) for value in values])
+    dtype = torch.promote_types(torch.promote_types(table.dtype, weights.dtype), torch.float32)
+    plane_pairs = None if plane_pairs is None else plane_pairs.to(dtype)
+    return _Attention.apply(  # pyright: ignore[reportReturnType]
+        table.to(dtype), plane_pairs, image_index, locations.to(dtype), weights.to(dtype), levels
+    )
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """What the samples of a chunk read: four corners each, and two depth planes a corner."""
+
+    rows: Tensor
+    """Of the table: "P heads levels points 4"."""
+    shares: Tensor
+    """Bilinear, of the same shape."""
+    plane_rows: Tensor | None
+    """Of the plane pairs, of the same shape; None without depth."""
+    fractions: Tensor | None
+    """Share of the second plane of a pair: "P heads levels points 1"."""
+
+
+def _find_samples(image_index_P: Tensor, locations_PHLK: Tensor, levels: tuple[_Level, ...]) -> _Samples:
+    heads = locations_PHLK.shape[1]
+    head = torch.arange(heads, device=locations_PHLK.device)[:, None, None]
+    rows, shares, plane_rows, fractions = [], [], [], []
+    for number, level in enumerate(levels):
+        place = locations_PHLK[:, :, number]
+        x, y = place[..., 0] * level.width - 0.5, place[..., 1] * level.height - 0.5
+        pixel, share = pixel_corners(x, y, (level.height, level.width))
+        pixel = pixel + (image_index_P * (level.height * level.width))[:, None, None, None]
+        rows.append((pixel + level.first_pixel) * heads + head)
+        shares.append(share)
+        if level.planes:
+            z = (place[..., 2] * level.planes + 0.5).clamp(0, level.planes + 1)
+            before = z.detach().floor().clamp(max=level.planes)
+            plane_rows.append(pixel * (level.planes + 1) + before.long()[..., None] + level.first_pair)
+            fractions.append((z - before)[..., None])
+    return _Samples(
+        rows=torch.stack(rows, dim=2),
+        shares=torch.stack(shares, dim=2),
+        plane_rows=torch.stack(plane_rows, dim=2) if plane_rows else None,
+        fractions=torch.stack(fractions, dim=2) if fractions else None,
+    )
+
+
+def _planes(plane_pairs_R2: Tensor | None, samples: _Samples) -> Tensor | None:
+    """Probabilities of the two depth planes at each corner."""
+    if plane_pairs_R2 is None or samples.plane_rows is None:
+        return None
+    return plane_pairs_R2.index_select(0, samples.plane_rows.reshape(-1)).view(*samples.plane_rows.shape, 2)
+
+
+def _total_shares(samples: _Samples, weights_PHLK: Tensor, planes: Tensor | None) -> Tensor:
+    shares = samples.shares * weights_PHLK[..., None]
+    if planes is None or samples.fractions is None:
+        return shares
+    return shares * torch.lerp(planes[..., 0], planes[..., 1], samples.fractions)
+
+
+def _bags(samples_PHLK4: Tensor) -> Tensor:
+    """All samples of a head of a query as one row."""
+    return samples_PHLK4.flatten(0, 1).flatten(1)
+
+
+def _chunks(weights_PHLK: Tensor, channels: int) -> Iterator[slice]:
+    """Slices of the pairs whose sampled rows stay below `CHUNK_ELEMENTS`, at least one pair each."""
+    step = max(1, CHUNK_ELEMENTS // (4 * math.prod(weights_PHLK.shape[1:]) * channels))
+    return (slice(start, start + step) for start in range(0, len(weights_PHLK), step))
+
+
+class _Attention(torch.autograd.Function):
+    """Keeps its inputs only and finds the samples of each chunk of pairs once more in backward."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        table_RC: Tensor,
+        plane_pairs_R2: Tensor | None,
+        image_index_P: Tensor,
+        locations_PHLK: Tensor,
+        weights_PHLK: Tensor,
+        levels: tuple[_Level, ...],
+    ) -> Tensor:
+        ctx.save_for_backward(table_RC, plane_pairs_R2, image_index_P, locations_PHLK, weights_PHLK)  # pyright: ignore[reportArgumentType]
+        ctx.levels = levels  # pyright: ignore[reportAttributeAccessIssue]
+        (pairs, heads), channels = weights_PHLK.shape[:2], table_RC.shape[1]
+        sums_PC = table_RC.new_empty(pairs, heads * channels)
+        for chunk in _chunks(weights_PHLK, channels):
+            samples = _find_samples(image_index_P[chunk], locations_PHLK[chunk], levels)
+            shares = _total_shares(samples, weights_PHLK[chunk], _planes(plane_pairs_R2, samples))
+            sums_PC[chunk] = row_sums(table_RC, _bags(samples.rows), _bags(shares)).view(-1, heads * channels)
+        return sums_PC
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_PC: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        table_RC, plane_pairs_R2, image_index_P, *sampling = ctx.saved_tensors
+        grad_table, grad_sampling = torch.zeros_like(table_RC), [torch.empty_like(part) for part in sampling]
+        grad_pairs = None if plane_pairs_R2 is None else torch.zeros_like(plane_pairs_R2)
+        for chunk in _chunks(sampling[1], table_RC.shape[1]):
+            inputs = [part[chunk].detach().requires_grad_() for part in sampling]
+            with torch.enable_grad():
+                samples = _find_samples(image_index_P[chunk], inputs[0], ctx.levels)
+                planes = _planes(plane_pairs_R2, samples)
+                inputs += [] if planes is None else [planes.requires_grad_()]
+                shares = _bags(_total_shares(samples, inputs[1], planes))
+            grad = grad_PC[chunk].reshape(len(shares), -1)
+            grad_shares = add_row_sums_gradient(table_RC, _bags(samples.rows), shares.detach(), grad, grad_table)
+            grads = torch.autograd.grad(shares, inputs, grad_shares)
+            for whole, part in zip(grad_sampling, grads, strict=False):
+                whole[chunk] = part
+            if grad_pairs is not None and samples.plane_rows is not None:
+                grad_pairs.index_add_(0, samples.plane_rows.reshape(-1), grads[2].reshape(-1, 2))
+        return grad_table, grad_pairs, None, *grad_sampling, None
