@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from occloom.backbones.pretrained import RESNET50D_IMAGENET, pretrained_trunk
+from occloom.backbones.pretrained import RESNET50D_IMAGENET, load_trunk, pretrained_trunk
 from occloom.backbones.resnet import load_torchvision_weights, resnet50d
 from occloom.errors import InputError
 
@@ -53,3 +53,15 @@ def test_a_file_in_the_cache_serves_without_network_and_loads(empty_cache):
     assert path == folder / "snapshots" / commit / source.name
     load_torchvision_weights(trunk, path)
     assert all(torch.equal(trunk.state_dict()[key], value) for key, value in original.state_dict().items())
+    other = resnet50d(width=8)
+    load_trunk(other, "imagenet", imagenet=source)
+    assert all(torch.equal(other.state_dict()[key], value) for key, value in original.state_dict().items())
+
+
+def test_a_trunk_takes_the_file_that_is_named_or_says_that_nothing_is_published(tmp_path):
+    original, trunk = resnet50d(width=8), resnet50d(width=8)
+    save_file(original.state_dict(), tmp_path / "mine.safetensors")
+    load_trunk(trunk, tmp_path / "mine.safetensors", imagenet=None)
+    assert all(torch.equal(trunk.state_dict()[key], value) for key, value in original.state_dict().items())
+    with pytest.raises(InputError, match=r"no ImageNet weights are published.*trunk-weights"):
+        load_trunk(trunk, "imagenet", imagenet=None)

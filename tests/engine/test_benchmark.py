@@ -1,11 +1,14 @@
+import time
 from dataclasses import replace
 
 import pytest
 import torch
 from tiny_recipes import GRID, TinyData, tiny
+from torch import nn
 
-from occloom.engine.benchmark import count_parameters, example_scene, measure
+from occloom.engine.benchmark import convolution_rate, count_parameters, example_scene, measure
 from occloom.engine.train import build_model
+from occloom.geometry.projection import unproject
 
 
 def test_modules_and_own_parameters_make_the_whole():
@@ -34,7 +37,8 @@ def test_an_example_has_the_recipes_sizes_and_cameras_all_around():
     scene = example_scene(replace(tiny(), data=ManyViews(image_size=(8, 10))))
     assert scene.images.shape == (1, 3, 6, 3, 8, 10)
     assert scene.depth.shape == (1, 3, 6, 8, 10)
-    assert float(scene.depth.min()) > 0
+    assert 0.2 < float((scene.depth > 0).float().mean()) < 1
+    assert float(scene.depth.max()) <= 50
     ahead = scene.cameras.camera_from_ego[0, 0, :, 2, :3]
     for n in range(6):
         angle = torch.tensor(torch.pi * n / 3)
@@ -48,3 +52,59 @@ def test_the_example_cameras_are_rigid_and_upright():
     assert torch.linalg.det(rotation).tolist() == pytest.approx([1.0] * 6, abs=1e-5)
     down = rotation @ torch.tensor([0.0, 0.0, -1.0])
     assert torch.allclose(down, torch.tensor([0.0, 1.0, 0.0]).expand(6, 3), atol=1e-6)
+
+
+def test_modules_share_time_and_operations_of_the_same_runs():
+    recipe = tiny()
+    model = build_model(recipe)
+    cost = measure(model, example_scene(recipe), repeats=3, levels=2)
+    assert {name: module.flops for name, module in cost.modules.items() if "." not in name} == {
+        "stem": 2 * 8 * 3 * 9 * recipe.data.image_size[0] * recipe.data.image_size[1],
+        "head": 2 * 8 * 3 * GRID.num_voxels,
+    }
+    assert cost.modules["stem.0"].flops == cost.modules["stem"].flops
+    assert 0 < cost.modules["stem.0"].seconds < cost.modules["stem"].seconds < 1
+    assert set(measure(model, example_scene(recipe), repeats=1).modules) == {"stem", "head"}
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_a_slow_module_takes_the_time(monkeypatch):
+    recipe = tiny()
+    model, forward = build_model(recipe), nn.Sequential.forward
+
+    def slow(self, x):
+        if self is model.head:
+            time.sleep(0.05)
+        return forward(self, x)
+
+    monkeypatch.setattr(nn.Sequential, "forward", slow)
+    cost = measure(model, example_scene(recipe), repeats=3)
+    assert cost.latency_seconds > cost.modules["head"].seconds > 0.05 > cost.modules["stem"].seconds
+
+
+def test_the_street_is_as_far_as_its_geometry_says():
+    recipe = replace(tiny(), data=TinyData(image_size=(96, 320)))
+    scene = example_scene(recipe)
+    points = unproject_all(scene.depth[0, 0, 0], scene.cameras.intrinsics[0, 0, 0])
+    known = scene.depth[0, 0, 0].flatten() > 0
+    on_road = (points[:, 1] - 1.7).abs() < 1e-3
+    at_house = (points[:, 0].abs() - 8).abs() < 1e-3
+    assert (on_road | at_house)[known].all()
+    assert on_road[known].any()
+    assert at_house[known].any()
+    assert (points[known, 1] < 1.7 + 1e-3).all()
+
+
+def unproject_all(depth, intrinsics):
+    v, u = torch.meshgrid(*(torch.arange(n, dtype=torch.float32) for n in depth.shape), indexing="ij")
+    return unproject(torch.stack([u, v], dim=-1).view(-1, 2), depth.flatten(), intrinsics)
+
+
+def test_the_rate_of_convolutions_is_that_of_a_plain_stopwatch():
+    rate = convolution_rate(channels=8, repeats=2)
+    volume, weight = torch.ones(1, 8, 64, 64, 16), torch.ones(8, 8, 3, 3, 3)
+    nn.functional.conv3d(volume, weight, padding=1)
+    started = time.perf_counter()
+    nn.functional.conv3d(volume, weight, padding=1)
+    other = 2 * volume.numel() * 8 * 27 / (time.perf_counter() - started)
+    assert 0.1 < rate / other < 10

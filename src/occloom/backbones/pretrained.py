@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+from occloom.backbones.resnet import ResNet, load_torchvision_weights
 from occloom.errors import InputError
 
 
@@ -46,3 +48,25 @@ def pretrained_trunk(source: HubFile) -> Path:
     except (OSError, HfHubHTTPError) as error:
         what = f"is not in the cache of the Hugging Face hub and cannot be downloaded ({type(error).__name__})"
         raise InputError(what, where=where, remedy=by_hand) from error
+
+
+def load_trunk(trunk: ResNet, source: Path | Literal["imagenet"], *, imagenet: HubFile | None) -> None:
+    """Fill a trunk with weights of a file, or with those that are published for ImageNet.
+
+    Args:
+        trunk: Receives the weights.
+        source: A file of torchvision's or timm's keys, or "imagenet".
+        imagenet: Where the published ones are; None where there are none for such a trunk.
+
+    Raises:
+        InputError: If they cannot be had, or are of another trunk.
+    """
+    if source == "imagenet":
+        if imagenet is None:
+            raise InputError(
+                "no ImageNet weights are published for this trunk",
+                rule="it starts from random weights",
+                remedy="leave out --train.trunk-weights, or name a file",
+            )
+        source = pretrained_trunk(imagenet)
+    load_torchvision_weights(trunk, source)

@@ -1,13 +1,17 @@
-"""What a model costs: parameters, operations, time and memory."""
+"""What a model costs: parameters, operations, time and memory, as a whole and by module."""
 
 import resource
 import statistics
 import sys
 import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from occloom.engine.config import Recipe
@@ -24,7 +28,19 @@ class Cost:
     latency_seconds: float
     """Median over the repetitions."""
     peak_memory_bytes: int
-    """On a GPU what PyTorch allocated at most; on a CPU the largest resident size of the whole process."""
+    """On a GPU what PyTorch allocated at most; on a CPU the largest resident size of the process so far: that of the
+    model where the process did nothing else before, as `occloom benchmark` does."""
+    modules: Mapping[str, "ModuleCost"]
+    """Of each submodule down to some level, by its dotted name; what is done between them stands in none."""
+
+
+@dataclass(frozen=True)
+class ModuleCost:
+    """The share of a module, its own submodules included."""
+
+    flops: int
+    seconds: float
+    """Median over the repetitions, within the same runs as the whole's latency."""
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
@@ -37,7 +53,10 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
 
 
 def example_scene(recipe: Recipe, device: torch.device | str = "cpu") -> Scene:
-    """Noise of the sizes that a recipe's data has, seen by cameras that look ahead and, if many, all around."""
+    """A scene of the sizes that a recipe's data has: noise for pictures and points, the depth of a street.
+
+    Cameras look ahead and, if there are many, all around.
+    """
     frames, cameras = recipe.data.num_frames, recipe.data.num_cameras
     height, width = recipe.data.image_size
     generator = torch.Generator().manual_seed(0)
@@ -58,7 +77,7 @@ def example_scene(recipe: Recipe, device: torch.device | str = "cpu") -> Scene:
         frame_valid=torch.ones(1, frames, dtype=torch.bool),
         camera_valid=torch.ones(1, frames, cameras, dtype=torch.bool),
         images=torch.rand(1, frames, cameras, 3, height, width, generator=generator),
-        depth=2 + 48 * torch.rand(1, frames, cameras, height, width, generator=generator),
+        depth=_street_depth(height, width, intrinsics).expand(1, frames, cameras, height, width),
         points=Points(
             positions=positions,
             features=torch.rand(len(positions), 1, generator=generator),
@@ -69,27 +88,94 @@ def example_scene(recipe: Recipe, device: torch.device | str = "cpu") -> Scene:
     return scene.to(device)
 
 
-def measure(model: OccupancyModel, scene: Scene, *, repeats: int) -> Cost:
-    """Run a model on a scene of its device: once to count and warm up, then `repeats` times by the clock."""
+def measure(model: OccupancyModel, scene: Scene, *, repeats: int, levels: int = 1) -> Cost:
+    """Run a model on a scene of its device: once to warm up, `repeats` times by the clock, once more to count.
+
+    Args:
+        model: Any; it is left in evaluation mode.
+        scene: On the model's device.
+        repeats: Timed predictions.
+        levels: Of submodules that are told; 1 for the model's own parts.
+    """
     cuda = scene.time.device.type == "cuda"
+
+    def clock() -> float:
+        if cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
     model.eval()
-    seconds = []
+    seconds, parts = [], []
     with torch.no_grad():
-        with FlopCounterMode(display=False) as counter:
-            model.predict(scene)
+        model.predict(scene)
         if cuda:
             torch.cuda.reset_peak_memory_stats()
         for _ in range(repeats):
-            started = time.perf_counter()
+            with _gauged(model, levels, clock) as part:
+                started = clock()
+                model.predict(scene)
+                seconds.append(clock() - started)
+            parts.append(part)
+        # Read before operations are counted: the counter takes some of them apart, and may need more memory.
+        peak = torch.cuda.max_memory_allocated() if cuda else _peak_resident_bytes()
+        counter = FlopCounterMode(display=False)
+        with counter, _gauged(model, levels, counter.get_total_flops) as flops:
             model.predict(scene)
-            if cuda:
-                torch.cuda.synchronize()
-            seconds.append(time.perf_counter() - started)
     return Cost(
         flops=counter.get_total_flops(),
         latency_seconds=statistics.median(seconds),
-        peak_memory_bytes=torch.cuda.max_memory_allocated() if cuda else _peak_resident_bytes(),
+        peak_memory_bytes=peak,
+        modules={
+            name: ModuleCost(flops=int(count), seconds=statistics.median(part[name] for part in parts))
+            for name, count in flops.items()
+        },
     )
+
+
+def convolution_rate(device: torch.device | str = "cpu", *, channels: int = 128, repeats: int = 3) -> float:
+    """Operations a second of a 3x3x3 convolution over 64x64x16 voxels: what this machine can do at best."""
+    volume = torch.ones(1, channels, 64, 64, 16, device=device)
+    weight, seconds = torch.ones(channels, channels, 3, 3, 3, device=device), []
+    with torch.no_grad():
+        for _ in range(repeats + 1):
+            started = time.perf_counter()
+            F.conv3d(volume, weight, padding=1)[0, 0, 0, 0, 0].item()  # waits for a GPU
+            seconds.append(time.perf_counter() - started)
+    return 2 * 27 * channels**2 * volume[0, 0].numel() / min(seconds[1:])
+
+
+@contextmanager
+def _gauged(model: nn.Module, levels: int, gauge: Callable[[], float]) -> Iterator[dict[str, float]]:
+    """By how much a gauge moves within each submodule down to a level, summed over its calls."""
+    moved: dict[str, float] = {}
+    hooks = []
+    for name, module in model.named_modules():
+        if name and name.count(".") < levels:
+            starts: list[float] = []
+
+            def before(_module: nn.Module, _inputs: object, starts: list[float] = starts) -> None:
+                starts.append(gauge())
+
+            def after(
+                _module: nn.Module, _inputs: object, _output: object, starts: list[float] = starts, name: str = name
+            ) -> None:
+                moved[name] = moved.get(name, 0) + gauge() - starts.pop()
+
+            hooks += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
+    try:
+        yield moved
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _street_depth(height: int, width: int, intrinsics: Float[Tensor, "3 3"]) -> Float[Tensor, "H W"]:
+    """Depth of a street seen from 1.7 m above it: houses 8 m to both sides, nothing known beyond 50 m."""
+    u, v = torch.arange(width) - intrinsics[0, 2], torch.arange(height) - intrinsics[1, 2]
+    houses = intrinsics[0, 0] * 8 / u.abs().clamp(min=1e-3)
+    road = torch.where(v > 0, intrinsics[1, 1] * 1.7 / v.clamp(min=1e-3), torch.inf)
+    depth = torch.minimum(road[:, None], houses[None])
+    return torch.where(depth <= 50, depth, 0)
 
 
 def _looking(yaw: float) -> torch.Tensor:

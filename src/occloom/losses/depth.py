@@ -1,0 +1,47 @@
+"""Supervision of a distribution over depth planes by true depth, where there is any."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from occloom.lifting.depth import DepthPlanes
+
+
+def gaussian_planes(depth: Float[Tensor, "M h w"], planes: DepthPlanes, std: float) -> Float[Tensor, "M D h w"]:
+    """How likely each plane is where the depth is known up to a normal error: the normal distribution's share of it.
+
+    A plane takes the depths up to half a step before and behind it; shares are of all depths that some plane takes, so
+    they sum to 1.
+
+    Args:
+        depth: True z-depth in metres, of planes' depths (from `planes.nearest` to `planes.farthest`).
+        planes: Of the distribution.
+        std: Of the error, in metres.
+    """
+    edges = planes.nearest + planes.step * torch.arange(planes.count + 1, dtype=depth.dtype, device=depth.device)
+    below = torch.special.ndtr((edges[:, None, None] - depth[:, None]) / std)
+    share = below[:, 1:] - below[:, :-1]
+    return share / share.sum(dim=1, keepdim=True).clamp(min=1e-12)
+
+
+def depth_divergence(
+    probability: Float[Tensor, "M D h w"], depth: Float[Tensor, "M h w"], planes: DepthPlanes, *, std: float
+) -> Float[Tensor, ""]:
+    """Mean Kullback-Leibler divergence of the estimated distribution from `gaussian_planes` of the true depth.
+
+    VoxDet's depth pre-training (reference voxdet 9). The released code compares with planes at half the true distance
+    (reference voxdet 0.3); here they stand where lifting puts them.
+
+    Args:
+        probability: Of each plane; sums to 1 over the planes.
+        depth: True z-depth in metres, 0 = unknown; what is unknown or on no plane does not count.
+        planes: Of the distribution.
+        std: Of the target, in metres.
+
+    Returns:
+        In nats; 0 where no pixel counts.
+    """
+    depth, known = depth.float(), (depth >= planes.nearest) & (depth < planes.farthest) & (depth > 0)
+    target = gaussian_planes(torch.where(known, depth, planes.near), planes, std)
+    divergence = torch.xlogy(target, target) - target * (probability.float() + 1e-6).log()
+    return (divergence.sum(dim=1) * known).sum() / known.sum().clamp(min=1)

@@ -1,0 +1,66 @@
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from scipy.stats import norm
+from torch.nn import functional as F
+
+from occloom.lifting.depth import DepthPlanes
+from occloom.losses.depth import depth_divergence, gaussian_planes
+
+PLANES = DepthPlanes(near=2.0, step=0.5, count=40)
+
+
+@pytest.mark.parametrize("std", [0.2, 0.5, 2.0])
+def test_shares_are_those_of_a_normal_distribution_cut_to_the_planes(std):
+    depth = torch.tensor([1.76, 5.0, 10.13, 21.7])
+    shares = gaussian_planes(depth.view(1, 1, 4), PLANES, std)[0, :, 0]
+    for p, mean in enumerate(depth.tolist()):
+        edges = [1.75 + 0.5 * i for i in range(41)]
+        expected = [norm.cdf(b, mean, std) - norm.cdf(a, mean, std) for a, b in pairwise(edges)]
+        whole = norm.cdf(edges[-1], mean, std) - norm.cdf(edges[0], mean, std)
+        assert shares[:, p].tolist() == pytest.approx([share / whole for share in expected], abs=1e-5)
+
+
+def test_the_likeliest_plane_is_the_one_that_lifting_uses():
+    centres = PLANES.centres()
+    peaks = gaussian_planes(centres.view(1, 1, -1), PLANES, 0.5)[0, :, 0].argmax(dim=0)
+    assert peaks.tolist() == list(range(PLANES.count))
+
+
+def test_divergence_is_that_of_pytorch_over_pixels_with_depth():
+    generator = torch.Generator().manual_seed(0)
+    depth = 2 + 19 * torch.rand(2, 3, 5, generator=generator)
+    depth[0, 0] = 0
+    depth[1, 1, 2], depth[1, 1, 3] = 22.0, 1.0  # beyond the last plane, before the first
+    probability = torch.randn(2, 40, 3, 5, generator=generator).softmax(dim=1)
+    known = (depth >= 1.75) & (depth < 21.75)
+    target = gaussian_planes(depth, PLANES, 0.5).movedim(1, -1)[known]
+    expected = F.kl_div(probability.movedim(1, -1)[known].log(), target, reduction="batchmean")
+    found = depth_divergence(probability, depth, PLANES, std=0.5)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    changed = torch.where(known[:, None], probability, probability.flip(1))
+    assert torch.equal(depth_divergence(changed, depth, PLANES, std=0.5), found)
+
+
+def test_it_is_least_for_the_target_and_no_pixel_gives_zero():
+    depth = torch.full((1, 2, 2), 8.3)
+    target = gaussian_planes(depth, PLANES, 0.5)
+    assert abs(float(depth_divergence(target, depth, PLANES, std=0.5))) < 1e-3
+    assert float(depth_divergence(target.roll(2, 1), depth, PLANES, std=0.5)) > 0.5
+    logits = torch.zeros(1, 40, 2, 2, requires_grad=True)
+    loss = depth_divergence(logits.softmax(1), torch.zeros(1, 2, 2), PLANES, std=0.5)
+    loss.backward()
+    assert loss.item() == 0
+    assert not logits.grad.any()
+
+
+def test_a_distribution_of_zeros_stays_finite():
+    probability = torch.zeros(1, 40, 1, 1)
+    probability[:, 0] = 1
+    probability.requires_grad_()
+    loss = depth_divergence(probability, torch.full((1, 1, 1), 15.0), PLANES, std=0.5)
+    loss.backward()
+    assert math.isfinite(loss.item())
+    assert probability.grad.isfinite().all()
