@@ -119,8 +119,9 @@ def linear(x, conv):
     return torch.einsum("oc,bc...->bo...", conv.weight.flatten(1), x)
 
 
-def halved(x):
-    return F.interpolate(x, scale_factor=0.5, mode="trilinear", align_corners=False)
+def coarsened(x, stride):
+    """By trilinear interpolation, of axes halved or left as they are."""
+    return F.interpolate(x, scale_factor=[1 / s for s in stride], mode="trilinear", align_corners=False)
 
 
 def enlarged(x, size):
@@ -195,18 +196,18 @@ def swapped(offsets, axis):
 
 
 def plain_offsets(head, volume):
-    """Logits of every voxel first; halved only then."""
+    """Logits of every voxel first; coarsened only then."""
     hidden = normalised(F.conv3d(volume, head.hidden.weight, padding=1), head.norm).clamp(min=0)
     logits = linear(hidden, head.offsets)
-    return 1 / (1 + (-(halved(logits) if head.stride == 2 else logits)).exp())
+    return 1 / (1 + (-coarsened(logits, head.stride)).exp())
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-def test_offset_head_against_halved_logits_forward_and_backward(stride):
+@pytest.mark.parametrize("stride", [(1, 1, 1), (2, 2, 2), (2, 2, 1)])
+def test_offset_head_against_coarsened_logits_forward_and_backward(stride):
     head = lively(OffsetHead(CHANNELS, hidden=6, groups=2, stride=stride))
     volume = random(2, CHANNELS, 6, 4, 2)
     assert_same(head, partial(plain_offsets, head), volume)
-    assert head(volume).shape == (2, 6, 6 // stride, 4 // stride, 2 // stride)
+    assert head(volume).shape == (2, 6, *(n // s for n, s in zip((6, 4, 2), stride, strict=True)))
 
 
 def test_offset_loss_against_a_loop():
@@ -293,7 +294,7 @@ def test_branch_against_plain_layers(sizes, decouple):
 
 def plain_aggregation(layer, volume, offsets):
     """Six neighbours are read first, then projected; softmax as sums of exponentials, voxel by voxel."""
-    coarse = halved(volume) if layer.stride == 2 else volume
+    coarse = coarsened(volume, layer.stride)
     read = read_loop(coarse, offsets)
     query = normalised(linear(coarse, layer.query), layer.query_norm)
     keys = [normalised(linear(read[:, d], layer.key), layer.key_norm) for d in range(6)]
@@ -311,10 +312,13 @@ def aggregate(layer, volume, offsets):
     return layer(volume, AlongAxes().places(offsets))
 
 
-@pytest.mark.parametrize(("stride", "size"), [(2, (4, 6, 2)), (1, (2, 3, 1))])
+@pytest.mark.parametrize(("stride", "size"), [((2, 2, 2), (4, 6, 2)), ((1, 1, 1), (2, 3, 1)), ((2, 2, 1), (4, 2, 3))])
 def test_aggregation_against_loops_over_voxels_and_directions(stride, size):
     layer = lively(InstanceAggregation(CHANNELS, groups=2, stride=stride))
-    volume, offsets = random(2, CHANNELS, *size), shares(2, 6, *(n // stride for n in size)) * 0.6
+    volume, offsets = (
+        random(2, CHANNELS, *size),
+        shares(2, 6, *(n // s for n, s in zip(size, stride, strict=True))) * 0.6,
+    )
     ours = outputs_and_gradients(layer, partial(aggregate, layer), volume, offsets)
     plain = outputs_and_gradients(layer, partial(plain_aggregation, layer), volume, offsets)
     assert plain[2].abs().sum() > 0  # offsets learn from classes
@@ -324,7 +328,7 @@ def test_aggregation_against_loops_over_voxels_and_directions(stride, size):
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_aggregation_of_a_mirrored_volume_is_mirrored(axis):
-    layer = lively(InstanceAggregation(CHANNELS, groups=2, stride=2))
+    layer = lively(InstanceAggregation(CHANNELS, groups=2, stride=(2, 2, 2)))
     volume, offsets = random(2, CHANNELS, 8, 4, 6), shares(2, 6, 4, 2, 3)
     there = aggregate(layer, volume.flip(2 + axis), swapped(offsets, axis))
     torch.testing.assert_close(there.flip(2 + axis), aggregate(layer, volume, offsets))
@@ -402,7 +406,7 @@ def test_variants_differ_by_the_modules_that_table_4_adds(full_size):
     assert counts["f"] - counts["e"] == 2 * DECOUPLER
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ["a", "f"])
 def test_full_sizes_fit_together(full_size, variant):
     outputs = full_size[variant](torch.empty(1, 128, 128, 128, 16, device="meta"))
     assert outputs.logits.shape == outputs.auxiliary.logits.shape == (1, 20, 256, 256, 32)
@@ -554,6 +558,15 @@ def test_loss_terms_against_plain_ones(empty):
     for name, term in expected.items():
         # Class weights and the truth of the offsets are single precision.
         torch.testing.assert_close(terms[name], term.double(), rtol=1e-5, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_offsets_may_be_coarser_along_some_axes_only():
+    model, outputs = detect(replace(TINY, offset_stride=(2, 2, 1), refinement=None))
+    target = random_target()
+    assert outputs.offsets.shape == (2, 6, 4, 2, 4)
+    truth = offset_truth(target, (4, 2, 4))
+    expected = ObservedL1().loss(outputs.offsets, truth, target.observed[:, ::4, ::4, ::2])
+    torch.testing.assert_close(model.losses(outputs, target)["regression"], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_weights_scale_their_terms_and_lambda_all_of_the_auxiliary_head():
