@@ -97,8 +97,8 @@ class MonocularDepth(nn.Module):
         self.depth_mlp = CameraMlp(camera_features, channels)
         self.depth_gate = Gate(channels)
         deformable = DeformableConv2d(planes, planes, kernel_size=3, groups=4)
-        nn.init.zeros_(deformable.offset.weight)
-        nn.init.zeros_(deformable.offset.bias)
+        for parameter in deformable.offset.parameters():
+            nn.init.zeros_(parameter)
         self.depth_conv = nn.Sequential(
             BasicBlock(channels, planes, stride=1, norm=nn.BatchNorm2d, shortcut=wide_projection),
             BasicBlock(planes, planes, stride=1, norm=nn.BatchNorm2d),
