@@ -1,0 +1,290 @@
+"""Queries look into the cameras that see them: deformable cross-attention, in the plane or with depth.
+
+Each query brings reference points: its places in each camera. It looks around them, averages over the cameras that see
+it, and projects (spatial cross-attention of Li et al., "BEVFormer", ECCV 2022, section 3.3; with depth as Li et al.,
+"DFA3D", ICCV 2023, and VoxDet). Only (camera, query) pairs where there is something to see are ever computed.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from occloom.errors import InputError
+from occloom.geometry.precision import full_precision
+from occloom.geometry.projection import project
+from occloom.geometry.rigid import transform_points
+from occloom.ops.deformable_attention import deformable_attention, deformable_attention_3d
+
+NEAREST = 1e-5
+"""Metres in front of a camera from which on a point can be seen."""
+
+
+@dataclass(frozen=True)
+class ReferencePoints:
+    """Where queries lie in the cameras: R points a query."""
+
+    locations: Float[Tensor, "B N Q R 3"]
+    """Fractions (u, v, depth): 0 and 1 are the outer borders of the picture and of the depth planes."""
+    visible: Bool[Tensor, "B N Q R"]
+    """Whether a camera sees a point; places of points that it does not see mean nothing."""
+
+
+@dataclass(frozen=True)
+class AttentionMaps:
+    """Where the queries of each (camera, query) pair looked, and with which weight."""
+
+    sample: Int64[Tensor, " P"]
+    camera: Int64[Tensor, " P"]
+    query: Int64[Tensor, " P"]
+    locations: Float[Tensor, "P heads levels points axes"]
+    """Fractions (u, v) or (u, v, depth)."""
+    weights: Float[Tensor, "P heads levels points"]
+    """They sum to 1 over levels and points, less those of points whose reference the camera does not see."""
+
+
+def project_references(
+    points_ego: Float[Tensor, "B Q R 3"],
+    intrinsics: Float[Tensor, "B N 3 3"],
+    camera_from_ego: Float[Tensor, "B N 4 4"],
+    image_size: tuple[int, int],
+    near: float,
+    far: float,
+) -> ReferencePoints:
+    """Reference points of points in the ego frame.
+
+    Args:
+        points_ego: In metres, R a query, such as its voxel's centre.
+        intrinsics: For pixels of images of `image_size`.
+        camera_from_ego: From the ego frame to each camera's.
+        image_size: H and W.
+        near: Near border of the first depth plane, z-depth in metres: depth fraction 0.
+        far: Far border of the last depth plane: depth fraction 1. Depth outside does not make a point invisible.
+    """
+    height, width = image_size
+    with full_precision(points_ego.device.type):
+        points_camera = transform_points(camera_from_ego, points_ego.flatten(1, 2)[:, None])
+        pixels, depth = project(points_camera, intrinsics)
+        picture = (pixels + 0.5) / pixels.new_tensor((width, height))
+        locations = torch.cat([picture, ((depth - near) / (far - near))[..., None]], dim=-1)
+        inside = ((picture >= 0) & (picture < 1)).all(dim=-1)
+    count = points_ego.shape[1:3]
+    return ReferencePoints(locations.unflatten(2, count), (inside & (depth > NEAREST)).unflatten(2, count))
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """The (camera, query) pairs to compute, ordered by sample, camera, query; K queries have at least one."""
+
+    sample: Tensor
+    camera: Tensor
+    query: Tensor
+    seen: Tensor
+    """Flat index (sample * Q + query) of each of the K queries."""
+    number: Tensor
+    """Which of the K queries a pair belongs to."""
+    image: Tensor
+    """Flat index (sample * N + camera) of a pair's image."""
+
+
+def _visible_pairs(references: ReferencePoints, where: Tensor) -> _Pairs:
+    visible_BNQ = references.visible.any(dim=-1) & where[:, None]
+    cameras, queries = visible_BNQ.shape[1:]
+    sample, camera, query = visible_BNQ.nonzero().unbind(-1)
+    seen = visible_BNQ.any(dim=1).flatten()
+    number = (seen.cumsum(0) - 1).index_select(0, sample * queries + query)
+    return _Pairs(sample, camera, query, seen.nonzero()[:, 0], number, sample * cameras + camera)
+
+
+class _CrossAttention(nn.Module):
+    """What both kinds share: projections, choice of pairs, and the mean over cameras."""
+
+    def __init__(self, channels: int, heads: int, points: int, levels: int, references: int) -> None:
+        super().__init__()
+        if channels % heads or points % references:
+            raise InputError(
+                f"{channels} channels for {heads} heads, {points} points for {references} references",
+                rule="heads divide the channels, references divide the points",
+                remedy="choose numbers that divide",
+            )
+        self.layout = (heads, levels, points)
+        self.references = references
+        self.sampling_offsets = nn.Linear(channels, heads * levels * points * 2)
+        self.attention_weights = nn.Linear(channels, heads * levels * points)
+        self.value_proj = nn.Linear(channels, channels)
+        self.output_proj = nn.Linear(channels, channels)
+        directions = _directions(heads)
+        # On the border of a square, not of a circle.
+        _look_around(self.sampling_offsets, directions / directions.abs().amax(dim=1, keepdim=True), levels, points)
+        nn.init.zeros_(self.attention_weights.weight)
+        nn.init.zeros_(self.attention_weights.bias)
+        for projection in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(projection.weight)
+            nn.init.zeros_(projection.bias)
+
+    def _offsets(self, queries_KC: Tensor, values: tuple[Tensor, ...]) -> Tensor:
+        """Of the samples, as fractions of the image: "K heads levels points 2"."""
+        sizes = queries_KC.new_tensor([(value.shape[-1], value.shape[-2]) for value in values])
+        return self.sampling_offsets(queries_KC).view(-1, *self.layout, 2) / sizes[:, None]
+
+    def _maps(
+        self, queries_KC: Tensor, offsets_KHLPA: Tensor, references: ReferencePoints, pairs: _Pairs
+    ) -> AttentionMaps:
+        """Where each pair looks. Point p belongs to reference p % R; those of unseen references weigh nothing."""
+        weights = self.attention_weights(queries_KC).view(-1, self.layout[0], self.layout[1] * self.layout[2])
+        weights = weights.softmax(dim=-1).view(-1, *self.layout).index_select(0, pairs.number)
+        place = pairs.image * references.visible.shape[2] + pairs.query
+        axes = offsets_KHLPA.shape[-1]
+        centres = references.locations.flatten(0, 2).index_select(0, place)[:, None, None, None, :, :axes]
+        visible = references.visible.flatten(0, 2).index_select(0, place)[:, None, None, None]
+        offsets = offsets_KHLPA.index_select(0, pairs.number).unflatten(3, (-1, self.references))
+        weights = weights.unflatten(3, (-1, self.references)) * visible
+        return AttentionMaps(
+            pairs.sample, pairs.camera, pairs.query, (centres + offsets).flatten(3, 4), weights.flatten(3, 4)
+        )
+
+    def _project_values(self, values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(self.value_proj(value.flatten(0, 1).permute(0, 2, 3, 1)).permute(0, 3, 1, 2) for value in values)
+
+    def _update(self, looked_PC: Tensor, pairs: _Pairs, where: Tensor) -> Tensor:
+        """Mean over the cameras of each query, projected; the bias alone where no camera sees a query of `where`."""
+        batch, queries = where.shape
+        total = looked_PC.new_zeros(len(pairs.seen), looked_PC.shape[1]).index_add(0, pairs.number, looked_PC)
+        cameras = torch.bincount(pairs.number, minlength=len(pairs.seen))
+        projected = self.output_proj(total / cameras[:, None])
+        unseen = where.flatten()[:, None] * self.output_proj.bias.to(projected.dtype)
+        return unseen.index_copy(0, pairs.seen, projected).view(batch, queries, -1)
+
+
+class DeformableCrossAttention(_CrossAttention):
+    """Deformable cross-attention into the cameras that see a query, in the plane."""
+
+    def __init__(self, channels: int, *, heads: int = 8, points: int = 8, levels: int = 1, references: int = 1) -> None:
+        """Make the attention; at first each head looks in its own direction, point i at i + 1 cells.
+
+        Args:
+            channels: C, of queries and values.
+            heads: They share the channels.
+            points: Of each head in each level, shared out over the references.
+            levels: Maps of each image.
+            references: Reference points a query, R.
+
+        Raises:
+            InputError: Heads or points cannot be shared out.
+        """
+        super().__init__(channels, heads, points, levels, references)
+
+    def forward(
+        self,
+        queries: Float[Tensor, "B Q C"],
+        references: ReferencePoints,
+        values: tuple[Float[Tensor, "B N C _ _"], ...],
+        where: Bool[Tensor, "B Q"] | None = None,
+    ) -> Float[Tensor, "B Q C"]:
+        """What is to be added to the queries.
+
+        Args:
+            queries: With whatever tells them apart added already.
+            references: Where they are in the images; the depth fraction is not used.
+            values: Maps of the images, one a level, with the embeddings of camera and level added already.
+            where: Queries to compute, None for all; the cost falls with their number.
+
+        Returns:
+            0 outside `where`. Queries in it that no camera sees get the bias of the projection.
+        """
+        return self.with_maps(queries, references, values, where)[0]
+
+    def with_maps(
+        self,
+        queries: Float[Tensor, "B Q C"],
+        references: ReferencePoints,
+        values: tuple[Float[Tensor, "B N C _ _"], ...],
+        where: Bool[Tensor, "B Q"] | None = None,
+    ) -> tuple[Float[Tensor, "B Q C"], AttentionMaps]:
+        """`forward`, and where the queries looked."""
+        where = _everywhere(queries) if where is None else where
+        pairs = _visible_pairs(references, where)
+        with full_precision(queries.device.type):
+            chosen = _chosen(queries, pairs)
+            maps = self._maps(chosen, self._offsets(chosen, values), references, pairs)
+        looked = deformable_attention(self._project_values(values), pairs.image, maps.locations, maps.weights)
+        return self._update(looked, pairs, where), maps
+
+
+class DepthAwareCrossAttention(_CrossAttention):
+    """Deformable cross-attention that also looks along depth: features count where their depth is probable."""
+
+    def __init__(self, channels: int, *, heads: int = 8, points: int = 8, levels: int = 1, references: int = 1) -> None:
+        """Make the attention; its arguments, and how it starts, are those of `DeformableCrossAttention`."""
+        super().__init__(channels, heads, points, levels, references)
+        self.sampling_offsets_depth = nn.Linear(channels, heads * levels * points)
+        _look_around(self.sampling_offsets_depth, _directions(heads).mean(dim=1, keepdim=True), levels, points)
+
+    def forward(
+        self,
+        queries: Float[Tensor, "B Q C"],
+        references: ReferencePoints,
+        values: tuple[Float[Tensor, "B N C _ _"], ...],
+        depths: tuple[Float[Tensor, "B N _ _ _"], ...],
+        where: Bool[Tensor, "B Q"] | None = None,
+    ) -> Float[Tensor, "B Q C"]:
+        """What is to be added to the queries.
+
+        Args:
+            queries: With whatever tells them apart added already.
+            references: Where they are in the images and among the depth planes.
+            values: Maps of the images, one a level, with the embeddings of camera and level added already.
+            depths: Probability of each depth plane "B N D h w", one map a level.
+            where: Queries to compute, None for all; the cost falls with their number.
+
+        Returns:
+            0 outside `where`. Queries in it that no camera sees get the bias of the projection.
+        """
+        return self.with_maps(queries, references, values, depths, where)[0]
+
+    def with_maps(
+        self,
+        queries: Float[Tensor, "B Q C"],
+        references: ReferencePoints,
+        values: tuple[Float[Tensor, "B N C _ _"], ...],
+        depths: tuple[Float[Tensor, "B N _ _ _"], ...],
+        where: Bool[Tensor, "B Q"] | None = None,
+    ) -> tuple[Float[Tensor, "B Q C"], AttentionMaps]:
+        """`forward`, and where the queries looked."""
+        where = _everywhere(queries) if where is None else where
+        pairs = _visible_pairs(references, where)
+        with full_precision(queries.device.type):
+            chosen = _chosen(queries, pairs)
+            planes = chosen.new_tensor([depth.shape[2] for depth in depths])
+            along = self.sampling_offsets_depth(chosen).view(-1, *self.layout) / planes[:, None]
+            offsets = torch.cat([self._offsets(chosen, values), along[..., None]], dim=-1)
+            maps = self._maps(chosen, offsets, references, pairs)
+        projected, flat_depths = self._project_values(values), tuple(depth.flatten(0, 1) for depth in depths)
+        looked = deformable_attention_3d(projected, flat_depths, pairs.image, maps.locations, maps.weights)
+        return self._update(looked, pairs, where), maps
+
+
+def _everywhere(queries: Tensor) -> Tensor:
+    return torch.ones(queries.shape[:2], dtype=torch.bool, device=queries.device)
+
+
+def _chosen(queries: Tensor, pairs: _Pairs) -> Tensor:
+    """The K queries that have something to see, in full precision."""
+    chosen = queries.flatten(0, 1).index_select(0, pairs.seen)
+    return chosen.to(torch.promote_types(chosen.dtype, torch.float32))
+
+
+def _directions(heads: int) -> Float[Tensor, "heads 2"]:
+    """Cosine and sine of one direction a head."""
+    angles = torch.arange(heads) * (2 * math.pi / heads)
+    return torch.stack([angles.cos(), angles.sin()], dim=-1)
+
+
+def _look_around(offsets: nn.Linear, directions: Float[Tensor, "heads axes"], levels: int, points: int) -> None:
+    """Start each head in its direction, whatever the query: point i at i + 1 cells."""
+    steps = torch.arange(1, points + 1)[:, None]
+    nn.init.zeros_(offsets.weight)
+    with torch.no_grad():
+        offsets.bias.copy_((directions[:, None, None] * steps).expand(-1, levels, -1, -1).flatten())
