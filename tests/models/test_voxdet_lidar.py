@@ -245,7 +245,11 @@ def test_learns_one_sample():
     positions = torch.tensor(GRID.lower) + (occupied + 0.5) * 0.4
     intensity = target.labels[0][tuple(occupied.T)][:, None] / 4
     points = Points(positions, intensity, torch.zeros(len(occupied), dtype=torch.int64), torch.zeros(len(occupied)))
-    model, scene = tiny_model(), scene_of(points, 1)
+    # Voxels of 1.6 m, of which each holds one class.
+    config = replace(
+        TINY, volume_coarsening=(4, 4, 4), detector=replace(TINY.detector, scoring=FactorisedClasses((1, 1, 1)))
+    )
+    model, scene = tiny_model(config), scene_of(points, 1)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
     losses = []
     for _ in range(60):
