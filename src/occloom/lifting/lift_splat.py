@@ -1,11 +1,10 @@
 """Lift, splat: image features to a voxel volume along the rays of their pixels (Philion and Fidler, ECCV 2020)."""
 
-from contextlib import AbstractContextManager, nullcontext
-
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from occloom.geometry.precision import full_precision
 from occloom.geometry.projection import frustum
 from occloom.geometry.rigid import invert, transform_points
 from occloom.geometry.voxelize import flat_index, voxel_index
@@ -38,13 +37,6 @@ def frustum_voxels(
         index, inside = voxel_index(transform_points(invert(camera_from_ego), points.flatten(2, 4)), grid)
     flat = torch.where(inside, flat_index(index, grid.shape), -1)
     return flat.unflatten(2, (bins.count, *size)).movedim(2, -1)
-
-
-def full_precision(device_type: str) -> AbstractContextManager[object]:
-    """Mixed precision off: half precision would move points by whole voxels. The meta device has no such switch."""
-    if torch.amp.is_autocast_available(device_type):
-        return torch.autocast(device_type, enabled=False)
-    return nullcontext()
 
 
 def lift_splat(

@@ -4,11 +4,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from occloom.geometry.precision import full_precision
 from occloom.geometry.projection import feature_pixels, unproject
 from occloom.geometry.rigid import invert, transform_points
 from occloom.geometry.voxelize import flat_index, voxel_index
 from occloom.grid import VoxelGrid
-from occloom.lifting.lift_splat import full_precision
 
 
 def depth_proposals(
