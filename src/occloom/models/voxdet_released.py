@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from occloom.errors import InputError
+from occloom.geometry.precision import full_precision
 from occloom.geometry.projection import project, unproject
 from occloom.geometry.rigid import invert, rigid, transform_points
 from occloom.geometry.sampling import sample_volume_fractions
@@ -21,7 +22,6 @@ from occloom.geometry.voxelize import flat_index, voxel_coordinates, voxel_index
 from occloom.grid import VoxelGrid
 from occloom.lifting.cross_attention import ReferencePoints
 from occloom.lifting.depth import DepthPlanes
-from occloom.lifting.lift_splat import full_precision
 from occloom.models.voxdet import Places
 from occloom.models.voxdet_camera import nearest_depth, planes_one_hot
 from occloom.scene import Scene
