@@ -66,7 +66,8 @@ class AxisPlaces:
         """Interpolate along the direction's axis."""
         axis = 1 + direction // 2
         lines = volume.movedim(1, -1).movedim(axis, -2)
-        return (self.matrices[direction].to(lines.dtype) @ lines).movedim(-2, axis).movedim(-1, 1)
+        read = self.matrices[direction].to(lines.dtype) @ lines
+        return read.movedim(-2, axis).contiguous().movedim(-1, 1)
 
 
 @dataclass(frozen=True)
@@ -210,8 +211,8 @@ class DetectorConfig:
     """Of the group normalisations."""
     offset_hidden: int = 64
     """Channels between the two convolutions of the regression head."""
-    offset_stride: int = 2
-    """Voxels of the volume in a voxel of the offset field; also the resolution of the aggregation."""
+    offset_stride: Shape = (2, 2, 2)
+    """Voxels of the volume in a voxel of the offset field, along x, y, z; also the resolution of the aggregation."""
     regress: bool = True
     """Whether offsets are regressed (Table 4, TDP REG)."""
     aggregation_layers: int = 4
@@ -304,7 +305,7 @@ class TaskBranch(nn.Module):
 class OffsetHead(nn.Module):
     """The regression branch (Eq. 4): offsets in six directions as shares of the axes, x+, x-, y+, y-, z+, z-."""
 
-    def __init__(self, channels: int, *, hidden: int, groups: int, stride: int) -> None:
+    def __init__(self, channels: int, *, hidden: int, groups: int, stride: Shape) -> None:
         super().__init__()
         self.stride = stride
         self.hidden = nn.Conv3d(channels, hidden, 3, padding=1, bias=False)
@@ -327,7 +328,7 @@ class InstanceAggregation(nn.Module):
     before the normalisation.
     """
 
-    def __init__(self, channels: int, *, groups: int, stride: int) -> None:
+    def __init__(self, channels: int, *, groups: int, stride: Shape) -> None:
         super().__init__()
         self.stride = stride
         self.query, self.key, self.value, self.out = (nn.Conv3d(channels, channels, 1, bias=False) for _ in range(4))
@@ -335,8 +336,7 @@ class InstanceAggregation(nn.Module):
 
     def forward(self, volume: Float[Tensor, "B C X Y Z"], places: Places) -> Float[Tensor, "B C X Y Z"]:
         """The volume with the semantics of each voxel's instance in it."""
-        # Channels last: reading moves whole feature vectors.
-        coarse = _coarsen(volume, self.stride).contiguous(memory_format=torch.channels_last_3d)
+        coarse = _coarsen(volume, self.stride)
         query = self.query_norm(self.query(coarse))
         # Linear layers and interpolation commute: six times fewer rows go through the linear ones.
         keys, values = self.key(coarse), self.value(coarse)
@@ -352,9 +352,19 @@ class InstanceAggregation(nn.Module):
         return self.norm(self.out(volume + _enlarge(gathered, volume.shape[2:])))
 
 
-def _coarsen(volume: Float[Tensor, "B C X Y Z"], stride: int) -> Float[Tensor, "B C x y z"]:
-    """Averages of blocks: what trilinear interpolation gives half way between an even number of voxels."""
-    return volume if stride == 1 else F.avg_pool3d(volume, stride)
+def _coarsen(volume: Float[Tensor, "B C X Y Z"], stride: Shape) -> Float[Tensor, "B C x y z"]:
+    """Averages of blocks: what trilinear interpolation gives half way between an even number of voxels.
+
+    Channels last, which `avg_pool3d` would undo.
+    """
+    if max(stride) == 1:
+        return volume.contiguous(memory_format=torch.channels_last_3d)
+    sx, sy, sz = stride
+    parts = [volume[:, :, i::sx, j::sy, k::sz] for i in range(sx) for j in range(sy) for k in range(sz)]
+    total = parts[0].contiguous(memory_format=torch.channels_last_3d)
+    for part in parts[1:]:
+        total = total + part
+    return total / len(parts)
 
 
 def _enlarge(volume: Float[Tensor, "B C x y z"], size: torch.Size) -> Float[Tensor, "B C X Y Z"]:
