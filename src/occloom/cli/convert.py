@@ -11,8 +11,8 @@ from occloom.recipes import resolve
 
 
 def convert(
-    recipe: Annotated[str, tyro.conf.Positional],
-    checkpoint: Annotated[Path, tyro.conf.Positional],
+    recipe: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")],
+    checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")],
     *,
     out: Path,
 ) -> None:
