@@ -65,7 +65,8 @@ def project_references(
     """
     height, width = image_size
     with full_precision(points_ego.device.type):
-        points_camera = transform_points(camera_from_ego, points_ego.flatten(1, 2)[:, None])
+        points = points_ego.flatten(1, 2)[:, None].expand(-1, intrinsics.shape[1], -1, -1)
+        points_camera = transform_points(camera_from_ego, points)
         pixels, depth = project(points_camera, intrinsics)
         picture = (pixels + 0.5) / pixels.new_tensor((width, height))
         locations = torch.cat([picture, ((depth - near) / (far - near))[..., None]], dim=-1)
