@@ -4,7 +4,14 @@ import torch
 from scipy.ndimage import map_coordinates
 
 from occloom.geometry.projection import feature_pixels
-from occloom.geometry.sampling import pixels_to_grid, sample_features, sample_volume, voxels_to_grid
+from occloom.geometry.sampling import (
+    pixels_to_grid,
+    sample_features,
+    sample_fractions,
+    sample_volume,
+    sample_volume_fractions,
+    voxels_to_grid,
+)
 from occloom.geometry.voxelize import voxel_coordinates
 from occloom.grid import VoxelGrid
 
@@ -78,3 +85,21 @@ def test_gradients_reach_features_and_places():
     features = torch.randn(1, 2, 3, 4, dtype=torch.float64, generator=generator, requires_grad=True)
     pixels = (torch.rand(1, 5, 2, dtype=torch.float64, generator=generator) * 5 + 1.1).requires_grad_()
     assert torch.autograd.gradcheck(lambda f, p: sample_features(f, p, 2), (features, pixels))
+
+
+def test_fractions_agree_with_pixels():
+    generator = torch.Generator().manual_seed(6)
+    features = torch.randn(2, 3, 5, 8, dtype=torch.float64, generator=generator)
+    fractions = torch.rand(2, 4, 6, 2, dtype=torch.float64, generator=generator) * 1.4 - 0.2
+    pixels = fractions.flatten(1, 2) * torch.tensor([8, 5]) - 0.5
+    torch.testing.assert_close(sample_fractions(features, fractions), sample_features(features, pixels, 1))
+
+
+def test_fractions_of_a_volume_agree_with_scipys_interpolation():
+    rng = np.random.default_rng(7)
+    volume = rng.normal(size=(1, 1, 4, 6, 3))
+    fractions = rng.uniform(-0.2, 1.2, (1, 80, 3))
+    place = fractions[0, :, ::-1] * volume.shape[2:] - 0.5
+    expected = map_coordinates(volume[0, 0], place.T, order=1, mode="grid-constant", cval=0.0)
+    read = sample_volume_fractions(torch.tensor(volume), torch.tensor(fractions))
+    np.testing.assert_allclose(read[0, 0].numpy(), expected, atol=1e-12)

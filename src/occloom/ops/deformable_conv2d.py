@@ -50,7 +50,7 @@ def deformable_conv2d(
     # One matrix a group, its rows ordered as the columns are: kernel point, then channel.
     matrices = weight.to(dtype).unflatten(0, (groups, -1)).flatten(3).permute(0, 3, 2, 1).flatten(1, 2)
     sums = _Convolution.apply(table, places, matrices, (height, width), down * right)
-    return sums.view(images, down, right, -1).permute(0, 3, 1, 2)  # pyright: ignore[reportOptionalMemberAccess]
+    return sums.view(images, down, right, len(weight)).permute(0, 3, 1, 2)  # pyright: ignore[reportOptionalMemberAccess]
 
 
 class DeformableConv2d(nn.Module):
