@@ -140,7 +140,9 @@ class Nested:
 
 
 def command_line(model, *arguments):
-    _, parts = parse(NoOptions, {"model": model, "train": TrainConfig()}, list(arguments), prog="occloom x", description="x")
+    _, parts = parse(
+        NoOptions, {"model": model, "train": TrainConfig()}, list(arguments), prog="occloom x", description="x"
+    )
     return parts["model"], parts["train"]
 
 
