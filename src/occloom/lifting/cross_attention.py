@@ -151,12 +151,11 @@ class _CrossAttention(nn.Module):
 
     def _update(self, looked_PC: Tensor, pairs: _Pairs, where: Tensor) -> Tensor:
         """Mean over the cameras of each query, projected; the bias alone where no camera sees a query of `where`."""
-        batch, queries = where.shape
         total = looked_PC.new_zeros(len(pairs.seen), looked_PC.shape[1]).index_add(0, pairs.number, looked_PC)
         cameras = torch.bincount(pairs.number, minlength=len(pairs.seen))
         projected = self.output_proj(total / cameras[:, None])
         unseen = where.flatten()[:, None] * self.output_proj.bias.to(projected.dtype)
-        return unseen.index_copy(0, pairs.seen, projected).view(batch, queries, -1)
+        return unseen.index_copy(0, pairs.seen, projected).view(*where.shape, projected.shape[1])
 
 
 class DeformableCrossAttention(_CrossAttention):
