@@ -102,7 +102,7 @@ def unproject_all(depth, intrinsics):
 
 def test_the_rate_of_convolutions_is_that_of_a_plain_stopwatch():
     rate = convolution_rate(channels=8, repeats=2)
-    volume, weight = torch.ones(1, 8, 64, 64, 16), torch.ones(8, 8, 3, 3, 3)
+    volume, weight = torch.ones(1, 8, 32, 64, 16), torch.ones(8, 8, 3, 3, 3)
     nn.functional.conv3d(volume, weight, padding=1)
     started = time.perf_counter()
     nn.functional.conv3d(volume, weight, padding=1)
