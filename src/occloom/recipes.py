@@ -2,20 +2,25 @@
 
 import importlib
 import inspect
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
+from occloom.data.kitti360 import Kitti360Config
 from occloom.data.semantickitti import SemanticKittiConfig
 from occloom.engine.config import OneCycle, Recipe, TrainConfig
 from occloom.errors import InputError
 from occloom.lifting.depth import DepthPlanes
 from occloom.losses.voxnt import Refinement
+from occloom.metrics.protocols import SSCBENCH
 from occloom.models.baseline import BaselineConfig
-from occloom.models.voxdet import DetectorConfig, FactorisedClasses
+from occloom.models.voxdet import DetectorConfig, FactorisedClasses, LossWeights
 from occloom.models.voxdet_camera import PixelCentres, SmallTrunk, VoxDetConfig
+from occloom.models.voxdet_lidar import VoxDetLConfig
+from occloom.models.voxdet_released import ReleasedGeometry, ReleasedOffsetLoss, ReleasedSampling
 
 TOWN_TRAIN = tuple(f"{sequence:02d}" for sequence in range(32))
 """Sequences 00 to 31 of the town are trained on."""
@@ -67,6 +72,10 @@ def baseline_semantickitti() -> Recipe:
 
 CAR = Refinement(classes=(1,))
 """Cars of a length that none has are left out of training (VoxDet, Eq. 10-12); class 1 on SemanticKITTI."""
+RELEASED_CAR = Refinement(classes=(1,), maximum=(31, 31, 31), minimum=None)
+"""As released: above 30, so from 31 on, and no least length."""
+KITTI360_WEIGHTS = LossWeights(cross_entropy=4.0, semantic_affinity=4.0, geometric_affinity=4.0)
+"""Of the released KITTI-360 configuration (reference voxdet 8)."""
 
 
 def voxdet_town() -> Recipe:
@@ -125,11 +134,128 @@ def voxdet_semantickitti() -> Recipe:
     )
 
 
+def voxdet_semantickitti_released() -> Recipe:
+    """VoxDet on SemanticKITTI as released: for published checkpoints; its loss weights give the paper's dagger row."""
+    recipe = voxdet_semantickitti()
+    return replace(
+        recipe,
+        name="voxdet-semantickitti-released",
+        model=VoxDetConfig(geometry=ReleasedGeometry(), detector=_released(DetectorConfig(refinement=RELEASED_CAR))),
+        train=replace(recipe.train, clip_norm=math.inf),
+    )
+
+
+def _released(detector: DetectorConfig) -> DetectorConfig:
+    """The parts and weights of the released camera configuration."""
+    return replace(
+        detector,
+        sampling=ReleasedSampling(),
+        offset_loss=ReleasedOffsetLoss(),
+        weights=LossWeights(cross_entropy=3.0),
+    )
+
+
+def voxdet_kitti360() -> Recipe:
+    """VoxDet on SSCBench-KITTI-360: 384x1408, no refinement of labels; validates on drive 0006, never on 0009."""
+    recipe = voxdet_semantickitti()
+    return replace(
+        recipe,
+        name="voxdet-kitti360",
+        model=VoxDetConfig(detector=DetectorConfig(weights=KITTI360_WEIGHTS)),
+        data=Kitti360Config(root=Path("kitti360"), depth=Path("stereo-msnet3d"), flip_probability=0.0),
+        train=replace(recipe.train, steps=27_000, batch_size=16, learning_rate=2e-4, validate_every=530),
+        protocol=SSCBENCH,
+    )
+
+
+def voxdet_kitti360_released() -> Recipe:
+    """VoxDet on SSCBench-KITTI-360 as released: for published checkpoints."""
+    recipe = voxdet_kitti360()
+    detector = replace(_released(DetectorConfig()), weights=KITTI360_WEIGHTS)
+    return replace(
+        recipe,
+        name="voxdet-kitti360-released",
+        model=VoxDetConfig(geometry=ReleasedGeometry(), detector=detector),
+        train=replace(recipe.train, clip_norm=math.inf),
+    )
+
+
+def voxdet_kitti360_town() -> Recipe:
+    """VoxDet's small twin on a town in the KITTI-360 layout (`occloom town --layout kitti360`)."""
+    recipe = voxdet_town()
+    assert isinstance(recipe.model, VoxDetConfig)
+    detector = replace(recipe.model.detector, refinement=None)
+    return replace(
+        recipe,
+        name="voxdet-kitti360-town",
+        model=replace(recipe.model, detector=detector),
+        data=Kitti360Config(
+            root=Path("town-kitti360"),
+            image_size=(96, 352),
+            depth=Path("stereo-sgbm"),
+            train=tuple(f"00{sequence}" for sequence in TOWN_TRAIN),
+            val=tuple(f"00{sequence}" for sequence in TOWN_VAL),
+        ),
+        protocol=SSCBENCH,
+    )
+
+
+def voxdet_l_semantickitti() -> Recipe:
+    """VoxDet-L on SemanticKITTI: one LiDAR sweep, no picture and no depth."""
+    recipe = voxdet_semantickitti()
+    return replace(
+        recipe,
+        name="voxdet-l-semantickitti",
+        model=VoxDetLConfig(detector=DetectorConfig(blocks=(3, 3, 3), refinement=CAR)),
+        data=SemanticKittiConfig(root=Path("semantickitti"), flip_probability=0.0),
+        train=replace(recipe.train, trunk_weights=None),
+    )
+
+
+def voxdet_l_semantickitti_released() -> Recipe:
+    """VoxDet-L on SemanticKITTI as released: for published checkpoints."""
+    recipe = voxdet_l_semantickitti()
+    weights = LossWeights(cross_entropy=3.0, geometric_affinity=5.0, auxiliary=0.5)
+    detector = _released(DetectorConfig(blocks=(3, 3, 3), refinement=RELEASED_CAR))
+    return replace(
+        recipe,
+        name="voxdet-l-semantickitti-released",
+        model=VoxDetLConfig(detector=replace(detector, weights=weights)),
+        train=replace(recipe.train, clip_norm=math.inf),
+    )
+
+
+def voxdet_l_town() -> Recipe:
+    """VoxDet-L's small twin on the town: the same sequences as voxdet-town, LiDAR only."""
+    camera = voxdet_town()
+    assert isinstance(camera.model, VoxDetConfig)
+    return replace(
+        camera,
+        name="voxdet-l-town",
+        model=VoxDetLConfig(
+            point_channels=(32, 64, 128),
+            channels=32,
+            volume_coarsening=(4, 4, 4),
+            blocks=(1, 1, 1),
+            drop_path=0.1,
+            detector=camera.model.detector,
+        ),
+        data=SemanticKittiConfig(root=Path("town"), train=TOWN_TRAIN, val=TOWN_VAL),
+    )
+
+
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "baseline-town": baseline_town,
     "baseline-semantickitti": baseline_semantickitti,
     "voxdet-town": voxdet_town,
     "voxdet-semantickitti": voxdet_semantickitti,
+    "voxdet-semantickitti-released": voxdet_semantickitti_released,
+    "voxdet-kitti360": voxdet_kitti360,
+    "voxdet-kitti360-released": voxdet_kitti360_released,
+    "voxdet-kitti360-town": voxdet_kitti360_town,
+    "voxdet-l-semantickitti": voxdet_l_semantickitti,
+    "voxdet-l-semantickitti-released": voxdet_l_semantickitti_released,
+    "voxdet-l-town": voxdet_l_town,
 }
 
 

@@ -271,7 +271,7 @@ class TriPlaneDecoupler(nn.Module):
             fused = self.fuse(decoupled).unsqueeze(axis)
             planes = fused if planes is None else planes + fused
         assert planes is not None
-        return volume + F.relu(self.fuse_norm(planes))
+        return volume + F.relu(self.fuse_norm(planes), inplace=True)
 
 
 def _weighted_sum(
@@ -390,6 +390,16 @@ class DetectionOutputs:
         return self.scores.logits
 
 
+@dataclass(frozen=True)
+class EncodedVolume:
+    """What the shared encoder makes of the lifted volume."""
+
+    levels: list[Tensor]
+    """One "B C x y z" a stage, finest first."""
+    auxiliary: Scores | None
+    """Of the auxiliary head, in training."""
+
+
 class DenseDetector(nn.Module):
     """From the lifted volume to classes and offsets: SVE and TDP."""
 
@@ -432,10 +442,18 @@ class DenseDetector(nn.Module):
 
     def forward(self, volume: Float[Tensor, "B C X Y Z"]) -> DetectionOutputs:
         """Answer a lifted volume, whose sizes are multiples of the offset field's stride."""
+        return self.predict_densely(self.encode(volume))
+
+    def encode(self, volume: Float[Tensor, "B C X Y Z"]) -> EncodedVolume:
+        """All that is made of the lifted volume itself; a caller that then drops it saves a tenth of the memory."""
         auxiliary = None
         if self.training and self.auxiliary_head is not None:
             auxiliary = self.auxiliary_head(volume)
-        levels = self.encoder(volume)
+        return EncodedVolume(levels=self.encoder(volume), auxiliary=auxiliary)
+
+    def predict_densely(self, encoded: EncodedVolume) -> DetectionOutputs:
+        """Both branches, then instance-level aggregation (4.2 and 4.3)."""
+        levels = encoded.levels
         classes = offsets = None
         if self.offset_head is not None:
             branch = self.classification if self.regression is None else self.regression
@@ -445,12 +463,11 @@ class DenseDetector(nn.Module):
             del features  # a hundred megabytes at full size
         if classes is None:
             classes = self.classification(levels)
-        del levels
         if offsets is not None and len(self.aggregation):
             places = self.config.sampling.places(offsets)
             for layer in self.aggregation:
                 classes = layer(classes, places)
-        return DetectionOutputs(scores=self.class_head(classes), offsets=offsets, auxiliary=auxiliary)
+        return DetectionOutputs(scores=self.class_head(classes), offsets=offsets, auxiliary=encoded.auxiliary)
 
     def losses(self, outputs: DetectionOutputs, target: Target) -> dict[str, Float[Tensor, ""]]:
         """The weighted terms of Eq. 8; labels of abnormal scale are taken out first (appendix B.3)."""

@@ -401,7 +401,7 @@ class VoxDet(OccupancyModel):
 
     def forward(self, scene: Scene) -> DetectionOutputs:
         """Answer the present frame; cameras whose picture is missing do not contribute."""
-        return self.detector(self.lift(scene))
+        return self.detector.predict_densely(self.detector.encode(self.lift(scene)))
 
     def lift(self, scene: Scene) -> Float[Tensor, "B C X Y Z"]:
         """The lifted volume V of the present frame (4.1)."""

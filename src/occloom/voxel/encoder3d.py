@@ -113,6 +113,7 @@ class VolumeNeck(nn.Module):
         own, other = self.reduce[i].weight.chunk(2, dim=1)
         # A 1x1x1 convolution may be split over its inputs and done before enlarging: an eighth of the work for one
         # half, and the concatenation is never made.
-        raised = F.interpolate(F.conv3d(coarser, other), size=level.shape[2:], mode="trilinear", align_corners=False)
-        x = F.relu(self.reduce_norm[i](F.conv3d(level, own).add_(raised)), inplace=True)
+        x = F.conv3d(level, own)
+        x = x + F.interpolate(F.conv3d(coarser, other), size=level.shape[2:], mode="trilinear", align_corners=False)
+        x = F.relu(self.reduce_norm[i](x), inplace=True)
         return F.relu(self.smooth_norm[i](self.smooth[i](x)), inplace=True)
