@@ -125,7 +125,8 @@ def test_the_columns_are_never_held(monkeypatch):
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         total = deformable_conv2d(*inputs, **FORMS[0]).sum()
     total.backward()
-    assert sum(saved) <= sum(t.numel() for t in inputs) < inputs[0].numel() * 9
+    columns = 9 * inputs[0].numel()
+    assert sum(saved) < columns / 3
     assert all(t.grad.any() for t in inputs)
 
 

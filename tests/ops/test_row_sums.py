@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from occloom.ops.row_sums import add_row_sums_gradient, pixel_corners, row_sums
+from occloom.ops.row_sums import add_row_sums_gradient, pad_pixels, pixel_corners, row_sums
 
 
 def random(*shape, seed=0):
@@ -13,25 +13,27 @@ def test_shares_are_hats_around_each_pixel(size):
     height, width = size
     x, y = random(400) * width, random(400, seed=1) * height
     index, shares = pixel_corners(x, y, size)
-    spread = torch.zeros(400, height * width, dtype=torch.float64).scatter_add(1, index, shares)
+    padded = torch.zeros(400, (height + 2) * (width + 2), dtype=torch.float64).scatter_add(1, index, shares)
+    spread = padded.view(400, height + 2, width + 2)[:, 1:-1, 1:-1]
     column = torch.relu(1 - (x[:, None] - torch.arange(width)).abs())
     row = torch.relu(1 - (y[:, None] - torch.arange(height)).abs())
-    torch.testing.assert_close(spread, (row[:, :, None] * column[:, None]).flatten(1))
+    torch.testing.assert_close(spread, row[:, :, None] * column[:, None])
 
 
-def test_far_places_share_in_nothing():
+def test_far_places_read_zeros_and_places_that_are_no_numbers_none():
+    table = pad_pixels(torch.ones(1, 2, 4, 6)).reshape(-1, 2)
     far = torch.tensor([-1e30, 1e30, torch.inf, -torch.inf, 1e9, -2.0, 9.0])
-    index, shares = pixel_corners(far, torch.zeros_like(far), (4, 6))
-    assert ((index >= 0) & (index < 24)).all()
-    assert not shares.any()
+    for x, y in ((far, torch.ones(7)), (torch.ones(7), far)):
+        assert not row_sums(table, *pixel_corners(x, y, (4, 6))).any()
+    nowhere = torch.full((3,), torch.nan)
+    assert row_sums(table, *pixel_corners(nowhere, torch.ones(3), (4, 6))).isnan().all()
 
 
 def test_whole_places_are_pixels():
+    maps = random(1, 2, 3, 5)
     y, x = torch.meshgrid(torch.arange(3.0), torch.arange(5.0), indexing="ij")
-    index, shares = pixel_corners(x.flatten(), y.flatten(), (3, 5))
-    largest = shares.argmax(dim=1, keepdim=True)
-    assert torch.equal(index.gather(1, largest)[:, 0], torch.arange(15))
-    assert torch.equal(shares.amax(dim=1), shares.sum(dim=1))
+    index, shares = pixel_corners(x.flatten().double(), y.flatten().double(), (3, 5))
+    assert torch.equal(row_sums(pad_pixels(maps).reshape(-1, 2), index, shares), maps[0].flatten(1).T)
 
 
 def test_sums_and_their_gradients_equal_a_plain_sum():

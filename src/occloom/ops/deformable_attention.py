@@ -22,7 +22,14 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
 from occloom.geometry.sampling import sample_fractions, sample_volume_fractions
-from occloom.ops.row_sums import CHUNK_ELEMENTS, add_row_sums_gradient, pixel_corners, row_sums
+from occloom.ops.row_sums import (
+    CHUNK_ELEMENTS,
+    add_row_sums_gradient,
+    cells_around,
+    pad_pixels,
+    pixel_corners,
+    row_sums,
+)
 
 
 def deformable_attention(
@@ -61,7 +68,7 @@ def deformable_attention_3d(
     """
     levels = _levels(values, [depth.shape[1] for depth in depths])
     # Two neighbouring planes a row, with a plane of zeros before the first and after the last.
-    padded = [F.pad(depth.permute(0, 2, 3, 1), (1, 1)) for depth in depths]
+    padded = [F.pad(pad_pixels(depth), (1, 1)) for depth in depths]
     plane_pairs = torch.cat([depth.unfold(-1, 2, 1).reshape(-1, 2) for depth in padded])
     return _attend(values, plane_pairs, levels, image_index, locations, weights)
 
@@ -116,9 +123,12 @@ def _unfold_heads(sums_NCQ: Tensor, images: int) -> Tensor:
 class _Level:
     """Where a level lies in the tables of all levels."""
 
-    height: int
-    width: int
+    size: tuple[int, int]
+    """h and w, before padding."""
+    pixels: int
+    """Of an image, padded."""
     planes: int
+    """0 without depth."""
     first_pixel: int
     first_pair: int
 
@@ -127,9 +137,10 @@ def _levels(values: tuple[Tensor, ...], planes: list[int]) -> tuple[_Level, ...]
     levels, pixel, pair = [], 0, 0
     for value, count in zip(values, planes, strict=True):
         images, _, height, width = value.shape
-        levels.append(_Level(height, width, count, pixel, pair))
-        pixel += images * height * width
-        pair += images * height * width * (count + 1)
+        level = _Level((height, width), (height + 2) * (width + 2), count, pixel, pair)
+        levels.append(level)
+        pixel += images * level.pixels
+        pair += images * level.pixels * (count + 1)
     return tuple(levels)
 
 
@@ -143,7 +154,7 @@ def _attend(
 ) -> Tensor:
     heads = weights.shape[1]
     # A row is what one head sees at one pixel.
-    table = torch.cat([value.permute(0, 2, 3, 1).reshape(-1, value.shape[1] // heads) for value in values])
+    table = torch.cat([pad_pixels(value).reshape(-1, value.shape[1] // heads) for value in values])
     dtype = torch.promote_types(torch.promote_types(table.dtype, weights.dtype), torch.float32)
     plane_pairs = None if plane_pairs is None else plane_pairs.to(dtype)
     return _Attention.apply(  # pyright: ignore[reportReturnType]
@@ -170,23 +181,26 @@ def _find_samples(image_index_P: Tensor, locations_PHLK: Tensor, levels: tuple[_
     head = torch.arange(heads, device=locations_PHLK.device)[:, None, None]
     rows, shares, plane_rows, fractions = [], [], [], []
     for number, level in enumerate(levels):
-        place = locations_PHLK[:, :, number]
-        x, y = place[..., 0] * level.width - 0.5, place[..., 1] * level.height - 0.5
-        pixel, share = pixel_corners(x, y, (level.height, level.width))
-        pixel = pixel + (image_index_P * (level.height * level.width))[:, None, None, None]
+        place, (height, width) = locations_PHLK[:, :, number], level.size
+        pixel, share = pixel_corners(place[..., 0] * width - 0.5, place[..., 1] * height - 0.5, level.size)
+        pixel = pixel + (image_index_P * level.pixels)[:, None, None, None]
         rows.append((pixel + level.first_pixel) * heads + head)
         shares.append(share)
         if level.planes:
-            z = (place[..., 2] * level.planes + 0.5).clamp(0, level.planes + 1)
-            before = z.detach().floor().clamp(max=level.planes)
-            plane_rows.append(pixel * (level.planes + 1) + before.long()[..., None] + level.first_pair)
-            fractions.append((z - before)[..., None])
+            before, fraction = cells_around(place[..., 2] * level.planes - 0.5, level.planes)
+            plane_rows.append(pixel * (level.planes + 1) + (before + level.first_pair)[..., None])
+            fractions.append(fraction[..., None])
     return _Samples(
-        rows=torch.stack(rows, dim=2),
-        shares=torch.stack(shares, dim=2),
-        plane_rows=torch.stack(plane_rows, dim=2) if plane_rows else None,
-        fractions=torch.stack(fractions, dim=2) if fractions else None,
+        rows=_join_levels(rows),
+        shares=_join_levels(shares),
+        plane_rows=_join_levels(plane_rows) if plane_rows else None,
+        fractions=_join_levels(fractions) if fractions else None,
     )
+
+
+def _join_levels(parts: list[Tensor]) -> Tensor:
+    """Levels as one axis, "P heads points n" to "P heads levels points n"; a single one is not copied."""
+    return parts[0].unsqueeze(2) if len(parts) == 1 else torch.stack(parts, dim=2)
 
 
 def _planes(plane_pairs_R2: Tensor | None, samples: _Samples) -> Tensor | None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from occloom.geometry.precision import full_precision
-from occloom.ops.row_sums import CHUNK_ELEMENTS, add_row_sums_gradient, pixel_corners, row_sums
+from occloom.ops.row_sums import CHUNK_ELEMENTS, add_row_sums_gradient, pad_pixels, pixel_corners, row_sums
 
 
 def deformable_conv2d(
@@ -40,7 +40,7 @@ def deformable_conv2d(
     (images, channels, height, width), kernel = x.shape, weight.shape[-1]
     (down, right), groups = offsets.shape[-2:], channels // weight.shape[1]
     dtype = torch.promote_types(torch.promote_types(x.dtype, weight.dtype), torch.float32)
-    table = x.permute(0, 2, 3, 1).reshape(-1, channels).to(dtype)
+    table = pad_pixels(x).reshape(-1, channels).to(dtype)
     point = torch.arange(kernel, dtype=dtype, device=x.device) * dilation - padding
     row, column = (torch.arange(count, dtype=dtype, device=x.device) * stride for count in (down, right))
     shifts = offsets.to(dtype).view(images, kernel, kernel, 2, down, right).permute(0, 4, 5, 1, 2, 3)
@@ -87,7 +87,7 @@ def _corners(places_PK2: Tensor, first: int, size: tuple[int, int], places_an_im
     """Rows of the table at the corners of each kernel point "P*K 4", and their shares; place 0 is number `first`."""
     index, shares = pixel_corners(places_PK2[..., 0], places_PK2[..., 1], size)
     place = torch.arange(first, first + len(places_PK2), device=places_PK2.device)
-    index = index + (place // places_an_image * (size[0] * size[1]))[:, None, None]
+    index = index + (place // places_an_image * ((size[0] + 2) * (size[1] + 2)))[:, None, None]
     return index.flatten(0, 1), shares.flatten(0, 1)
 
 

@@ -13,38 +13,44 @@ CHUNK_ELEMENTS = 1 << 21
 """Numbers that the rows or indices of a chunk may hold (8 MiB in float32, which stays in the cache of a CPU)."""
 
 
+def pad_pixels(maps: Float[Tensor, "M C h w"]) -> Float[Tensor, "M H W C"]:
+    """Maps with channels last and a border of one pixel of zeros: what `pixel_corners` finds the pixels of."""
+    return F.pad(maps.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
+
+
 def pixel_corners(
     x: Float[Tensor, "*b"], y: Float[Tensor, "*b"], size: tuple[int, int]
 ) -> tuple[Int64[Tensor, "*b 4"], Float[Tensor, "*b 4"]]:
-    """The four pixels around each place and their bilinear shares.
+    """The four pixels around each place and their bilinear shares. Far outside, all four are of the border of zeros.
 
     Args:
         x: Along the width; 0 is the centre of the first pixel, 1 that of the second.
         y: Along the height.
-        size: H and W.
+        size: h and w, before padding.
 
     Returns:
-        `row * W + column` of the pixels, and the shares. A pixel outside has share 0, so outside the map is zero.
+        `row * (w + 2) + column` of the pixels of the padded map (see `pad_pixels`), and the shares.
     """
     height, width = size
-    columns, column_shares = _neighbours(x, width)
-    rows, row_shares = _neighbours(y, height)
-    index = [row * width + column for row in rows for column in columns]
-    shares = [row * column for row in row_shares for column in column_shares]
-    return torch.stack(index, dim=-1), torch.stack(shares, dim=-1)
+    column, right = cells_around(x, width)
+    row, down = cells_around(y, height)
+    first = row * (width + 2) + column
+    index = [first, first + 1, first + (width + 2), first + (width + 3)]
+    left, up = 1 - right, 1 - down
+    return torch.stack(index, dim=-1), torch.stack([up * left, up * right, down * left, down * right], dim=-1)
 
 
-def _neighbours(place: Tensor, count: int) -> tuple[list[Tensor], list[Tensor]]:
-    """The cells before and after a place along one axis, kept within it, and their linear shares."""
-    # One step outside both shares are zero already: clamping keeps far, infinite and huge places countable.
-    place = place.clamp(-1, count)
-    before = place.detach().floor()
-    fraction = place - before
-    cells, shares = [], []
-    for cell, share in ((before, 1 - fraction), (before + 1, fraction)):
-        cells.append(cell.clamp(0, count - 1).long())
-        shares.append(torch.where((cell >= 0) & (cell < count), share, 0))
-    return cells, shares
+def cells_around(place: Float[Tensor, "*b"], count: int) -> tuple[Int64[Tensor, "*b"], Float[Tensor, "*b"]]:
+    """Along one axis: the padded cell before each place, and the share of the cell after it.
+
+    Args:
+        place: 0 is the centre of the first cell, 1 that of the second.
+        count: Cells before padding; one of zeros follows on either side.
+    """
+    padded = (place + 1).clamp(0, count + 1)
+    # Clamped as a whole number, a place that is no number has a cell too; its share is no number, and so is the sum.
+    before = padded.detach().long().clamp(0, count)
+    return before, padded - before
 
 
 def row_sums(
