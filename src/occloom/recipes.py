@@ -20,6 +20,7 @@ from occloom.models.baseline import BaselineConfig
 from occloom.models.voxdet import DetectorConfig, FactorisedClasses, LossWeights
 from occloom.models.voxdet_camera import PixelCentres, SmallTrunk, VoxDetConfig
 from occloom.models.voxdet_lidar import VoxDetLConfig
+from occloom.models.voxdet_pretrain import VoxDetPretrainConfig
 from occloom.models.voxdet_released import ReleasedGeometry, ReleasedOffsetLoss, ReleasedSampling
 
 TOWN_TRAIN = tuple(f"{sequence:02d}" for sequence in range(32))
@@ -155,6 +156,40 @@ def _released(detector: DetectorConfig) -> DetectorConfig:
     )
 
 
+def voxdet_depth_pretrain_semantickitti() -> Recipe:
+    """What VoxDet's image branch starts from: true depth and classes of all pictures' LiDAR pixels."""
+    recipe = voxdet_semantickitti()
+    assert isinstance(recipe.data, SemanticKittiConfig)
+    return replace(
+        recipe,
+        name="voxdet-depth-pretrain-semantickitti",
+        model=VoxDetPretrainConfig(),
+        data=replace(recipe.data, train_frames="pictures"),
+        train=replace(recipe.train, steps=50_000, batch_size=8, validate_every=5000, validate_samples=100),
+    )
+
+
+def voxdet_depth_pretrain_town() -> Recipe:
+    """Depth pre-training for voxdet-town."""
+    recipe = voxdet_town()
+    model = recipe.model
+    assert isinstance(model, VoxDetConfig)
+    return replace(
+        recipe,
+        name="voxdet-depth-pretrain-town",
+        model=VoxDetPretrainConfig(
+            trunk=model.trunk,
+            neck_channels=model.neck_channels,
+            feature_stride=model.feature_stride,
+            depth_channels=model.depth_channels,
+            fusion_channels=model.fusion_channels,
+            geometry=model.geometry,
+            channels=model.channels,
+            segmentation_channels=(32, 16),
+        ),
+    )
+
+
 def voxdet_kitti360() -> Recipe:
     """VoxDet on SSCBench-KITTI-360: 384x1408, no refinement of labels; validates on drive 0006, never on 0009."""
     recipe = voxdet_semantickitti()
@@ -240,7 +275,6 @@ def voxdet_l_town() -> Recipe:
             drop_path=0.1,
             detector=camera.model.detector,
         ),
-        data=SemanticKittiConfig(root=Path("town"), train=TOWN_TRAIN, val=TOWN_VAL),
     )
 
 
@@ -250,6 +284,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "voxdet-town": voxdet_town,
     "voxdet-semantickitti": voxdet_semantickitti,
     "voxdet-semantickitti-released": voxdet_semantickitti_released,
+    "voxdet-depth-pretrain-town": voxdet_depth_pretrain_town,
+    "voxdet-depth-pretrain-semantickitti": voxdet_depth_pretrain_semantickitti,
     "voxdet-kitti360": voxdet_kitti360,
     "voxdet-kitti360-released": voxdet_kitti360_released,
     "voxdet-kitti360-town": voxdet_kitti360_town,
