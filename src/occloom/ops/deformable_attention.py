@@ -67,10 +67,9 @@ def deformable_attention_3d(
         weights: Of the samples, such as their softmax over levels and points.
     """
     levels = _levels(values, [depth.shape[1] for depth in depths])
-    # Two neighbouring planes a row, with a plane of zeros before the first and after the last.
-    padded = [F.pad(pad_pixels(depth), (1, 1)) for depth in depths]
-    plane_pairs = torch.cat([depth.unfold(-1, 2, 1).reshape(-1, 2) for depth in padded])
-    return _attend(values, plane_pairs, levels, image_index, locations, weights)
+    # A plane of zeros before the first and after the last.
+    planes = torch.cat([F.pad(pad_pixels(depth), (1, 1)).flatten() for depth in depths])
+    return _attend(values, planes, levels, image_index, locations, weights)
 
 
 def dense_deformable_attention(
@@ -130,23 +129,23 @@ class _Level:
     planes: int
     """0 without depth."""
     first_pixel: int
-    first_pair: int
+    first_plane: int
 
 
 def _levels(values: tuple[Tensor, ...], planes: list[int]) -> tuple[_Level, ...]:
-    levels, pixel, pair = [], 0, 0
+    levels, pixel, plane = [], 0, 0
     for value, count in zip(values, planes, strict=True):
         images, _, height, width = value.shape
-        level = _Level((height, width), (height + 2) * (width + 2), count, pixel, pair)
+        level = _Level((height, width), (height + 2) * (width + 2), count, pixel, plane)
         levels.append(level)
         pixel += images * level.pixels
-        pair += images * level.pixels * (count + 1)
+        plane += images * level.pixels * (count + 2)
     return tuple(levels)
 
 
 def _attend(
     values: tuple[Tensor, ...],
-    plane_pairs: Tensor | None,
+    planes: Tensor | None,
     levels: tuple[_Level, ...],
     image_index: Tensor,
     locations: Tensor,
@@ -156,9 +155,9 @@ def _attend(
     # A row is what one head sees at one pixel.
     table = torch.cat([pad_pixels(value).reshape(-1, value.shape[1] // heads) for value in values])
     dtype = torch.promote_types(torch.promote_types(table.dtype, weights.dtype), torch.float32)
-    plane_pairs = None if plane_pairs is None else plane_pairs.to(dtype)
+    planes = None if planes is None else planes.to(dtype)
     return _Attention.apply(  # pyright: ignore[reportReturnType]
-        table.to(dtype), plane_pairs, image_index, locations.to(dtype), weights.to(dtype), levels
+        table.to(dtype), planes, image_index, locations.to(dtype), weights.to(dtype), levels
     )
 
 
@@ -171,9 +170,9 @@ class _Samples:
     shares: Tensor
     """Bilinear, of the same shape."""
     plane_rows: Tensor | None
-    """Of the plane pairs, of the same shape; None without depth."""
+    """The plane before each corner's depth, in the list of all planes' probabilities; None without depth."""
     fractions: Tensor | None
-    """Share of the second plane of a pair: "P heads levels points 1"."""
+    """Share of the plane after it: "P heads levels points 1"."""
 
 
 def _find_samples(image_index_P: Tensor, locations_PHLK: Tensor, levels: tuple[_Level, ...]) -> _Samples:
@@ -188,7 +187,7 @@ def _find_samples(image_index_P: Tensor, locations_PHLK: Tensor, levels: tuple[_
         shares.append(share)
         if level.planes:
             before, fraction = cells_around(place[..., 2] * level.planes - 0.5, level.planes)
-            plane_rows.append(pixel * (level.planes + 1) + (before + level.first_pair)[..., None])
+            plane_rows.append(pixel * (level.planes + 2) + (before + level.first_plane)[..., None])
             fractions.append(fraction[..., None])
     return _Samples(
         rows=_join_levels(rows),
@@ -203,18 +202,20 @@ def _join_levels(parts: list[Tensor]) -> Tensor:
     return parts[0].unsqueeze(2) if len(parts) == 1 else torch.stack(parts, dim=2)
 
 
-def _planes(plane_pairs_R2: Tensor | None, samples: _Samples) -> Tensor | None:
-    """Probabilities of the two depth planes at each corner."""
-    if plane_pairs_R2 is None or samples.plane_rows is None:
-        return None
-    return plane_pairs_R2.index_select(0, samples.plane_rows.reshape(-1)).view(*samples.plane_rows.shape, 2)
+def _planes_around(planes_R: Tensor | None, samples: _Samples) -> list[Tensor]:
+    """Probabilities of the planes before and after each corner's depth; none without depth."""
+    if planes_R is None or samples.plane_rows is None:
+        return []
+    before = samples.plane_rows.flatten()
+    return [planes_R.index_select(0, rows).view_as(samples.plane_rows) for rows in (before, before + 1)]
 
 
-def _total_shares(samples: _Samples, weights_PHLK: Tensor, planes: Tensor | None) -> Tensor:
+def _total_shares(samples: _Samples, weights_PHLK: Tensor, planes: list[Tensor]) -> Tensor:
     shares = samples.shares * weights_PHLK[..., None]
-    if planes is None or samples.fractions is None:
+    if samples.fractions is None:
         return shares
-    return shares * torch.lerp(planes[..., 0], planes[..., 1], samples.fractions)
+    before, after = planes
+    return shares * torch.lerp(before, after, samples.fractions)
 
 
 def _bags(samples_PHLK4: Tensor) -> Tensor:
@@ -235,40 +236,40 @@ class _Attention(torch.autograd.Function):
     def forward(
         ctx: FunctionCtx,
         table_RC: Tensor,
-        plane_pairs_R2: Tensor | None,
+        planes_R: Tensor | None,
         image_index_P: Tensor,
         locations_PHLK: Tensor,
         weights_PHLK: Tensor,
         levels: tuple[_Level, ...],
     ) -> Tensor:
-        ctx.save_for_backward(table_RC, plane_pairs_R2, image_index_P, locations_PHLK, weights_PHLK)  # pyright: ignore[reportArgumentType]
+        ctx.save_for_backward(table_RC, planes_R, image_index_P, locations_PHLK, weights_PHLK)  # pyright: ignore[reportArgumentType]
         ctx.levels = levels  # pyright: ignore[reportAttributeAccessIssue]
         (pairs, heads), channels = weights_PHLK.shape[:2], table_RC.shape[1]
         sums_PC = table_RC.new_empty(pairs, heads * channels)
         for chunk in _chunks(weights_PHLK, channels):
             samples = _find_samples(image_index_P[chunk], locations_PHLK[chunk], levels)
-            shares = _total_shares(samples, weights_PHLK[chunk], _planes(plane_pairs_R2, samples))
+            shares = _total_shares(samples, weights_PHLK[chunk], _planes_around(planes_R, samples))
             sums_PC[chunk] = row_sums(table_RC, _bags(samples.rows), _bags(shares)).view(-1, heads * channels)
         return sums_PC
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_PC: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        table_RC, plane_pairs_R2, image_index_P, *sampling = ctx.saved_tensors
+        table_RC, planes_R, image_index_P, *sampling = ctx.saved_tensors
         grad_table, grad_sampling = torch.zeros_like(table_RC), [torch.empty_like(part) for part in sampling]
-        grad_pairs = None if plane_pairs_R2 is None else torch.zeros_like(plane_pairs_R2)
+        grad_planes = None if planes_R is None else torch.zeros_like(planes_R)
         for chunk in _chunks(sampling[1], table_RC.shape[1]):
             inputs = [part[chunk].detach().requires_grad_() for part in sampling]
             with torch.enable_grad():
                 samples = _find_samples(image_index_P[chunk], inputs[0], ctx.levels)
-                planes = _planes(plane_pairs_R2, samples)
-                inputs += [] if planes is None else [planes.requires_grad_()]
+                planes = [plane.requires_grad_() for plane in _planes_around(planes_R, samples)]
                 shares = _bags(_total_shares(samples, inputs[1], planes))
             grad = grad_PC[chunk].reshape(len(shares), -1)
             grad_shares = add_row_sums_gradient(table_RC, _bags(samples.rows), shares.detach(), grad, grad_table)
-            grads = torch.autograd.grad(shares, inputs, grad_shares)
+            grads = torch.autograd.grad(shares, [*inputs, *planes], grad_shares)
             for whole, part in zip(grad_sampling, grads, strict=False):
                 whole[chunk] = part
-            if grad_pairs is not None and samples.plane_rows is not None:
-                grad_pairs.index_add_(0, samples.plane_rows.reshape(-1), grads[2].reshape(-1, 2))
-        return grad_table, grad_pairs, None, *grad_sampling, None
+            if grad_planes is not None and samples.plane_rows is not None:
+                for shift, part in enumerate(grads[2:]):
+                    grad_planes.index_add_(0, samples.plane_rows.flatten() + shift, part.flatten())
+        return grad_table, grad_planes, None, *grad_sampling, None
