@@ -105,7 +105,7 @@ def voxdet_town() -> Recipe:
                 refinement=CAR,
             ),
         ),
-        train=replace(baseline_town().train, steps=600, learning_rate=1e-3, ema_decay=0.99, validate_every=200),
+        train=replace(baseline_town().train, steps=600, learning_rate=1.5e-3, ema_decay=0.99, validate_every=200),
     )
 
 

@@ -7,7 +7,6 @@ import naive_voxdet as naive
 import numpy as np
 import pytest
 import torch
-from occloom.lifting.cross_attention import ReferencePoints
 from torch import Tensor
 
 from occloom.backbones.resnet import IMAGE_MEAN, IMAGE_STD
@@ -18,6 +17,7 @@ from occloom.data.pictures import PictureFit
 from occloom.errors import InputError
 from occloom.grid import VoxelGrid
 from occloom.interfaces import FeaturePyramid
+from occloom.lifting.cross_attention import ReferencePoints
 from occloom.losses.voxnt import Refinement
 from occloom.models.released_checkpoints import CAMERA_UNUSED, convert_camera, convert_lidar
 from occloom.models.voxdet import DetectorConfig, LossWeights

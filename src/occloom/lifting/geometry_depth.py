@@ -18,6 +18,9 @@ from occloom.ops.deformable_conv2d import DeformableConv2d
 from occloom.ops.neighbourhood_attention import neighbourhood_attention
 from occloom.ops.thin_conv3d import few_to_many, many_to_one, pointwise
 
+CAMERA_NUMBERS = 33
+"""That describe a camera to the depth network."""
+
 
 @dataclass(frozen=True)
 class DepthAndContext:
@@ -39,7 +42,7 @@ class GeometryDepth(nn.Module):
         channels: int = 512,
         context_channels: int = 128,
         planes: int = 112,
-        camera_features: int = 33,
+        camera_eps: float = 1e-5,
         fusion_channels: int = 32,
     ) -> None:
         """Make the network.
@@ -49,7 +52,7 @@ class GeometryDepth(nn.Module):
             channels: Of the features of the monocular part.
             context_channels: Of the context that comes out.
             planes: D; a multiple of 4.
-            camera_features: Numbers that describe a camera.
+            camera_eps: Variance below which differences between cameras count little.
             fusion_channels: Of the 3D network; a multiple of 8.
         """
         super().__init__()
@@ -58,7 +61,7 @@ class GeometryDepth(nn.Module):
             channels=channels,
             context_channels=context_channels,
             planes=planes,
-            camera_features=camera_features,
+            camera_eps=camera_eps,
         )
         self.stereo = StereoEncoder(planes)
         self.fusion = DepthFusion(planes=planes, channels=fusion_channels)
@@ -84,17 +87,17 @@ class MonocularDepth(nn.Module):
     """Context and a depth distribution from features, each gated by the camera (BEVDepth, AAAI 2023, 3.3)."""
 
     def __init__(
-        self, *, in_channels: int, channels: int, context_channels: int, planes: int, camera_features: int
+        self, *, in_channels: int, channels: int, context_channels: int, planes: int, camera_eps: float
     ) -> None:
         super().__init__()
         self.reduce = nn.Sequential(
             nn.Conv2d(in_channels, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
         )
-        self.camera_norm = BatchNormOfVectors(camera_features)
-        self.context_mlp = CameraMlp(camera_features, channels)
+        self.camera_norm = BatchNormOfVectors(CAMERA_NUMBERS, eps=camera_eps)
+        self.context_mlp = CameraMlp(CAMERA_NUMBERS, channels)
         self.context_gate = Gate(channels)
         self.context_conv = nn.Conv2d(channels, context_channels, 1)
-        self.depth_mlp = CameraMlp(camera_features, channels)
+        self.depth_mlp = CameraMlp(CAMERA_NUMBERS, channels)
         self.depth_gate = Gate(channels)
         deformable = DeformableConv2d(planes, planes, kernel_size=3, groups=4)
         for parameter in deformable.offset.parameters():

@@ -91,6 +91,11 @@ class ViewGeometry(Protocol):
         """Of the depth distribution."""
         ...
 
+    @property
+    def camera_eps(self) -> float:
+        """Variance below which differences between cameras count little."""
+        ...
+
     def one_hot(self, depth: Float[Tensor, "M H W"], stride: int) -> Float[Tensor, "M D h w"]:
         """The plane of the nearest known depth of each cell, as the depth network is told it."""
         ...
@@ -120,6 +125,9 @@ class PixelCentres:
 
     planes: DepthPlanes = field(default_factory=DepthPlanes)
     """Of the depth distribution."""
+    camera_eps: float = 0.01
+    """A tenth (of the image, of a metre, of a cosine) counts as one deviation, where all cameras of a data set agree:
+    otherwise one a hair different would be out of all range."""
 
     def one_hot(self, depth: Float[Tensor, "M H W"], stride: int) -> Float[Tensor, "M D h w"]:
         """The plane of the smallest known depth of each cell; all zero where none is known or it lies beyond them."""
@@ -154,11 +162,13 @@ class PixelCentres:
         return depth_proposals(depth, cameras.intrinsics[:, 0], cameras.camera_from_ego[:, 0], grid)
 
     def camera_vector(self, scene: Scene) -> Float[Tensor, "M 33"]:
-        """Intrinsics of the image as it is and the camera's pose; what the released vector knows besides is neutral."""
+        """Intrinsics as shares of the image, and the pose in metres; what else the released vector knows is neutral."""
+        assert scene.depth is not None, "needs asks for depth"
+        height, width = scene.depth.shape[-2:]
         intrinsics = scene.cameras.intrinsics[:, 0].flatten(0, 1)
         ego_from_camera = invert(scene.cameras.camera_from_ego[:, 0].flatten(0, 1))
-        fx, fy = intrinsics[:, 0, 0], intrinsics[:, 1, 1]
-        cx, cy = intrinsics[:, 0, 2], intrinsics[:, 1, 2]
+        fx, cx = intrinsics[:, 0, 0] / width, intrinsics[:, 0, 2] / width
+        fy, cy = intrinsics[:, 1, 1] / height, intrinsics[:, 1, 2] / height
         # No fourth column of a projection matrix; no resize or crop besides the intrinsics; no warp of the volume.
         neutral = intrinsics.new_tensor([0, 0, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 1, 1, 0, 0, 0])
         return torch.cat(
@@ -317,8 +327,8 @@ class DepthGuidedLifting(nn.Module):
         index, is_query = ragged_to_padded(proposed)
         queries = _take(volume, index)
         points = self._centres(index)[:, :, None]
-        image_size = (scene.depth.shape[-2], scene.depth.shape[-1])
-        references = self.geometry.references(scene, points, image_size)
+        # What the feature map covers: its last cells may reach beyond the picture.
+        references = self.geometry.references(scene, points, (size[0] * stride, size[1] * stride))
         references = replace(references, visible=references.visible & valid[:, :, None, None])
         values = context + (self.camera_embedding + self.level_embedding)[..., None, None]
         for layer in self.layers:
@@ -392,6 +402,7 @@ class VoxDet(OccupancyModel):
             channels=config.depth_channels,
             context_channels=config.channels,
             planes=config.geometry.planes.count,
+            camera_eps=config.geometry.camera_eps,
             fusion_channels=config.fusion_channels,
         )
         self.lifting = DepthGuidedLifting(config, grid.coarsen(config.volume_coarsening))

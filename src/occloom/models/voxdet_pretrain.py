@@ -192,6 +192,7 @@ class VoxDetPretrain(OccupancyModel):
             channels=config.depth_channels,
             context_channels=config.channels,
             planes=config.geometry.planes.count,
+            camera_eps=config.geometry.camera_eps,
             fusion_channels=config.fusion_channels,
         )
         self.segmentation = SegmentationHead(

@@ -7,7 +7,7 @@ Suffixes: B batch, N cameras, M = B * N images, h w feature pixels, D depth plan
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -173,8 +173,10 @@ class ReleasedGeometry:
     and nothing before 2.25 m; places in the image are half a pixel, those among the planes half a plane off.
     """
 
-    planes: DepthPlanes = DepthPlanes()  # noqa: RUF009  (frozen)
+    planes: DepthPlanes = field(default_factory=DepthPlanes)
     """Of the depth distribution."""
+    camera_eps: float = 1e-5
+    """PyTorch's default."""
 
     def one_hot(self, depth: Float[Tensor, "M H W"], stride: int) -> Float[Tensor, "M D h w"]:
         """The plane before that of the smallest known depth of each cell; all zero where there is none."""
