@@ -101,11 +101,12 @@ def voxdet_town() -> Recipe:
                 groups=8,
                 offset_hidden=16,
                 offset_stride=(2, 2, 1),
-                scoring=FactorisedClasses(),
+                aggregation_layers=2,
+                scoring=FactorisedClasses(class_factors=(1, 1, 2)),
                 refinement=CAR,
             ),
         ),
-        train=replace(baseline_town().train, steps=600, learning_rate=1.5e-3, ema_decay=0.99, validate_every=200),
+        train=replace(baseline_town().train, steps=750, learning_rate=1.5e-3, ema_decay=0.99, validate_every=250),
     )
 
 
