@@ -3,12 +3,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_recipes import GRID, TinyData, tiny
+from tiny_recipes import GRID, TinyData, TinyModel, TinyModelConfig, TinyOutputs, tiny
 from torch import nn
 
 from occloom.engine.benchmark import convolution_rate, count_parameters, example_scene, measure
 from occloom.engine.train import build_model
 from occloom.geometry.projection import unproject
+from occloom.grid import LabelSpace, VoxelGrid
+from occloom.scene import Scene
 
 
 def test_modules_and_own_parameters_make_the_whole():
@@ -80,6 +82,51 @@ def test_a_slow_module_takes_the_time(monkeypatch):
     monkeypatch.setattr(nn.Sequential, "forward", slow)
     cost = measure(model, example_scene(recipe), repeats=3)
     assert cost.latency_seconds > cost.modules["head"].seconds > 0.05 > cost.modules["stem"].seconds
+
+
+class Holder(nn.Module):
+    """Holds the parts of a model, and is never called itself."""
+
+    def __init__(self, stem: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.early = nn.ModuleList([stem])
+        self.late = head
+        self.unused = nn.Linear(2, 2)
+
+
+class ThroughHolder(TinyModel):
+    """Calls only what lies within its one module."""
+
+    def __init__(self, config: TinyModelConfig, grid: VoxelGrid, label_space: LabelSpace) -> None:
+        super().__init__(config, grid, label_space)
+        self.parts = Holder(self.stem, self.head)
+        del self.stem, self.head
+
+    def forward(self, scene: Scene) -> TinyOutputs:
+        assert scene.images is not None
+        features = self.parts.early[0](scene.images[:, 0, 0]).relu().mean((2, 3))
+        logits = self.parts.late(features).reshape(-1, self.label_space.num_classes, *GRID.shape)
+        return TinyOutputs(logits)
+
+
+def test_a_module_that_only_holds_others_has_what_they_take(monkeypatch):
+    recipe = tiny()
+    plain = measure(build_model(recipe), example_scene(recipe), repeats=1)
+    model, forward = ThroughHolder(TinyModelConfig(), GRID, recipe.data.label_space), nn.Sequential.forward
+
+    def slow(self, x):
+        time.sleep(0.05)
+        return forward(self, x)
+
+    monkeypatch.setattr(nn.Sequential, "forward", slow)
+    cost = measure(model, example_scene(recipe), repeats=1, levels=3)
+    parts = cost.modules["parts"]
+    assert parts.flops == plain.flops == cost.flops
+    assert cost.latency_seconds > parts.seconds > 0.1
+    assert parts.seconds == cost.modules["parts.early"].seconds + cost.modules["parts.late"].seconds
+    assert cost.modules["parts.early"] == cost.modules["parts.early.0"]
+    assert cost.modules["parts.late"].flops == plain.modules["head"].flops
+    assert "parts.unused" not in cost.modules
 
 
 def test_the_street_is_as_far_as_its_geometry_says():

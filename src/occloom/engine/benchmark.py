@@ -4,7 +4,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -31,7 +31,8 @@ class Cost:
     """On a GPU what PyTorch allocated at most; on a CPU the largest resident size of the process so far: that of the
     model where the process did nothing else before, as `occloom benchmark` does."""
     modules: Mapping[str, "ModuleCost"]
-    """Of each submodule down to some level, by its dotted name; what is done between them stands in none."""
+    """Of each submodule that takes part, down to some level, by its dotted name; what is done between them stands in
+    none. One that is never called itself, whose owner calls its submodules, has the sum of those."""
 
 
 @dataclass(frozen=True)
@@ -107,11 +108,14 @@ def measure(model: OccupancyModel, scene: Scene, *, repeats: int, levels: int = 
     model.eval()
     seconds, parts = [], []
     with torch.no_grad():
-        model.predict(scene)
+        with _gauged(model.modules(), lambda: 0) as called:
+            model.predict(scene)
+        makers = _makers(model, levels, set(called))
+        gauged = {module for modules in makers.values() for module in modules}
         if cuda:
             torch.cuda.reset_peak_memory_stats()
         for _ in range(repeats):
-            with _gauged(model, levels, clock) as part:
+            with _gauged(gauged, clock) as part:
                 started = clock()
                 model.predict(scene)
                 seconds.append(clock() - started)
@@ -119,15 +123,18 @@ def measure(model: OccupancyModel, scene: Scene, *, repeats: int, levels: int = 
         # Read before operations are counted: the counter takes some of them apart, and may need more memory.
         peak = torch.cuda.max_memory_allocated() if cuda else _peak_resident_bytes()
         counter = FlopCounterMode(display=False)
-        with counter, _gauged(model, levels, counter.get_total_flops) as flops:
+        with counter, _gauged(gauged, counter.get_total_flops) as flops:
             model.predict(scene)
     return Cost(
         flops=counter.get_total_flops(),
         latency_seconds=statistics.median(seconds),
         peak_memory_bytes=peak,
         modules={
-            name: ModuleCost(flops=int(count), seconds=statistics.median(part[name] for part in parts))
-            for name, count in flops.items()
+            name: ModuleCost(
+                flops=int(sum(flops[module] for module in modules)),
+                seconds=statistics.median(sum(part[module] for module in modules) for part in parts),
+            )
+            for name, modules in makers.items()
         },
     )
 
@@ -144,24 +151,31 @@ def convolution_rate(device: torch.device | str = "cpu", *, channels: int = 128,
     return 2 * 27 * channels**2 * volume[0, 0].numel() / min(seconds[1:])
 
 
+def _makers(model: nn.Module, levels: int, called: Set[nn.Module]) -> dict[str, list[nn.Module]]:
+    """The called modules that make up each submodule down to a level: itself, or the nearest within it."""
+
+    def within(module: nn.Module) -> list[nn.Module]:
+        return [module] if module in called else [maker for child in module.children() for maker in within(child)]
+
+    makers = {name: within(module) for name, module in model.named_modules() if name and name.count(".") < levels}
+    return {name: modules for name, modules in makers.items() if modules}
+
+
 @contextmanager
-def _gauged(model: nn.Module, levels: int, gauge: Callable[[], float]) -> Iterator[dict[str, float]]:
-    """By how much a gauge moves within each submodule down to a level, summed over its calls."""
-    moved: dict[str, float] = {}
+def _gauged(modules: Iterable[nn.Module], gauge: Callable[[], float]) -> Iterator[dict[nn.Module, float]]:
+    """By how much a gauge moves within each module that is called, summed over its calls."""
+    moved: dict[nn.Module, float] = {}
     hooks = []
-    for name, module in model.named_modules():
-        if name and name.count(".") < levels:
-            starts: list[float] = []
+    for module in modules:
+        starts: list[float] = []
 
-            def before(_module: nn.Module, _inputs: object, starts: list[float] = starts) -> None:
-                starts.append(gauge())
+        def before(_module: nn.Module, _inputs: object, starts: list[float] = starts) -> None:
+            starts.append(gauge())
 
-            def after(
-                _module: nn.Module, _inputs: object, _output: object, starts: list[float] = starts, name: str = name
-            ) -> None:
-                moved[name] = moved.get(name, 0) + gauge() - starts.pop()
+        def after(module: nn.Module, _inputs: object, _output: object, starts: list[float] = starts) -> None:
+            moved[module] = moved.get(module, 0) + gauge() - starts.pop()
 
-            hooks += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
+        hooks += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
     try:
         yield moved
     finally:
