@@ -193,6 +193,9 @@ def test_a_batch_with_too_few_points_for_statistics_trains(count):
     sum(terms.values()).backward()
     assert all(term.isfinite() for term in terms.values())
     assert all(buffer.isfinite().all() for buffer in model.buffers())
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, f"{name} would be missed by DistributedDataParallel"
+        assert parameter.grad.isfinite().all(), name
     assert model.eval().predict(scene_of(points, 2)).shape == (2, *GRID.shape)
 
 

@@ -12,6 +12,7 @@ from functools import partial
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
@@ -90,9 +91,10 @@ class PointEncoder(nn.Module):
             batch: B; samples may have no point.
         """
         features, voxels = point_features(points, self.grid)
-        if self.training and len(features) < 2:
-            features, voxels = features[:0], voxels[:0]  # no statistics can be made of a single point
-        said = self.network(features) if len(features) else features.new_zeros(0, self.channels)
+        # Statistics over the batch take two rows, and where several processes train, each must run every layer: zeros
+        # stand in for missing points and are dropped behind.
+        missing = max(0, 2 - len(features)) if self.training else 0
+        said = self.network(F.pad(features, (0, 0, 0, missing)))[: len(features)]
         volume = maximum_of_voxels(said, voxels, batch * self.grid.num_voxels)
         return volume.view(batch, *self.grid.shape, self.channels).permute(0, 4, 1, 2, 3)
 
