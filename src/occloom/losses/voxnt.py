@@ -4,6 +4,7 @@ From every voxel a run of its own class reaches some way along x+, x-, y+, y-, z
 for the box of an instance. Source: VoxDet, appendix B (Eq. 9 to 12) and Algorithm 1. See docs/voxnt.md.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -37,32 +38,37 @@ class Refinement:
     """Along x, y, z: a voxel is left out if `l` is below it on ALL axes (Eq. 10: a stray voxel); None keeps those."""
 
 
-def run_lengths(labels: Int64[Tensor, "B X Y Z"], *, stride: int = 1) -> Int16[Tensor, "B 6 x y z"]:
+def run_lengths(target: Target) -> Int16[Tensor, "B 6 X Y Z"]:
     """How far the run of a voxel's own class reaches along x+, x-, y+, y-, z+, z-.
 
     A voxel counts itself, so the least is 1; the border of the volume ends a run. The voxel that many steps away is
     the first of another class.
 
     Args:
-        labels: Class ids that fit in 16 bits.
-        stride: Of the voxels to answer for, [::stride] along each axis; their runs still count every voxel.
+        target: Class ids that fit in 16 bits; unobserved voxels form runs of their own.
     """
-    return _measure(labels.to(torch.int16), stride, normalise=False)
+    labels = target.labels.to(torch.int16).masked_fill_(~target.observed, UNOBSERVED)
+    count = _count_in_place if labels.device.type == "cpu" else _count_by_maxima
+    lengths = _uninitialised((len(labels), 6, *labels.shape[1:]), torch.int16, labels.device)
+    for axis in (1, 2, 3):
+        lengths[:, 2 * axis - 2 : 2 * axis] = count(labels, axis).movedim(0, 1)
+    return lengths
 
 
-def boundary_offsets(target: Target, *, stride: int = 1) -> Float[Tensor, "B 6 x y z"]:
+def boundary_offsets(lengths: Int16[Tensor, "B 6 X Y Z"], stride: Shape) -> Float[Tensor, "B 6 x y z"]:
     """The offset field that VoxDet regresses: run lengths as fractions of the length of their axis, in (0, 1].
 
     Args:
-        target: Its unobserved voxels form runs of their own.
-        stride: Of the voxels to answer for, as in `run_lengths`; the released VoxDet regresses every fourth.
+        lengths: `run_lengths` of a target.
+        stride: Voxels of the target in a voxel of the offset field, along x, y, z. The first of each block stands for
+            it, as released.
     """
-    return _measure(_classes(target), stride, normalise=True)
-
-
-def target_run_lengths(target: Target) -> Int16[Tensor, "B 6 X Y Z"]:
-    """`run_lengths` of a target, whose unobserved voxels form runs of their own."""
-    return _measure(_classes(target), 1, normalise=False)
+    sx, sy, sz = stride
+    kept = lengths[..., ::sx, ::sy, ::sz]
+    offsets = _uninitialised(kept.shape, torch.float32, kept.device)
+    for direction in range(6):
+        torch.div(kept[:, direction], lengths.shape[2 + direction // 2], out=offsets[:, direction])
+    return offsets
 
 
 def axis_lengths(lengths: Int16[Tensor, "B 6 X Y Z"]) -> Int16[Tensor, "B 3 X Y Z"]:
@@ -85,7 +91,7 @@ def refine(target: Target, lengths: Int16[Tensor, "B 6 X Y Z"], refinement: Refi
 
     Args:
         target: Labels at full resolution.
-        lengths: Its `target_run_lengths`.
+        lengths: Its `run_lengths`.
         refinement: What is abnormal.
         empty: Id of the empty class, which unobserved voxels carry.
     """
@@ -130,7 +136,7 @@ class ScaleCounts:
 
 def count_scales(target: Target, *, num_classes: int, maximum: Shape, minimum: Shape) -> ScaleCounts:
     """Lengths of all observed voxels, whatever their class, and how many of them `refine` would take for abnormal."""
-    along_axes = axis_lengths(target_run_lengths(target))
+    along_axes = axis_lengths(run_lengths(target))
     labels = target.labels[target.observed]
     bins = max(target.labels.shape[1:]) + 2
     lengths = [
@@ -144,31 +150,14 @@ def count_scales(target: Target, *, num_classes: int, maximum: Shape, minimum: S
     )
 
 
-def _classes(target: Target) -> Int16[Tensor, "B X Y Z"]:
-    """Class ids, and one more for unobserved voxels."""
-    return target.labels.to(torch.int16).masked_fill_(~target.observed, UNOBSERVED)
+def _uninitialised(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Memory for a tensor; on a CPU NumPy's.
 
-
-def _measure(labels: Int16[Tensor, "B X Y Z"], stride: int, *, normalise: bool) -> Shaped[Tensor, "B 6 x y z"]:
-    """Run lengths in six directions, in voxels (int16) or as fractions of the axis (float32)."""
-    batch, *kept = labels[:, ::stride, ::stride, ::stride].shape
-    shape = (batch, 6, *kept)
-    if labels.device.type == "cpu":
-        # NumPy takes large arrays in huge pages; to touch PyTorch's for the first time costs as much as the counting.
-        measured = torch.from_numpy(np.empty(shape, np.float32 if normalise else np.int16))
-        count = _count_in_place
-    else:
-        measured = torch.empty(shape, dtype=torch.float32 if normalise else torch.int16, device=labels.device)
-        count = _count_by_maxima
-    for axis in (1, 2, 3):
-        # Lines that no answer lies on are not followed.
-        lines = [slice(None) if dim in (0, axis) else slice(None, None, stride) for dim in range(4)]
-        every = [slice(None, None, stride) if dim == axis else slice(None) for dim in range(4)]
-        runs = count(labels[tuple(lines)], axis)[(slice(None), *every)].movedim(0, 1)
-        answer = measured[:, 2 * axis - 2 : 2 * axis].copy_(runs)
-        if normalise:
-            answer /= labels.shape[axis]
-    return measured
+    NumPy takes large arrays in huge pages; to touch PyTorch's for the first time costs as much as the counting.
+    """
+    if device.type != "cpu":
+        return torch.empty(tuple(shape), dtype=dtype, device=device)
+    return torch.from_numpy(np.empty(tuple(shape), {torch.int16: np.int16, torch.float32: np.float32}[dtype]))
 
 
 def _count_in_place(labels: Int16[Tensor, "B X Y Z"], axis: int) -> Shaped[Tensor, "2 B X Y Z"]:

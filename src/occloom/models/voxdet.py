@@ -25,7 +25,7 @@ from occloom.heads.trilinear import TrilinearHead, TrilinearScores
 from occloom.losses.affinity import ClassSums, class_sums, geometric_affinity, semantic_affinity
 from occloom.losses.cross_entropy import cross_entropy
 from occloom.losses.factorised import factorised_losses
-from occloom.losses.voxnt import Refinement, refine, target_run_lengths
+from occloom.losses.voxnt import Refinement, boundary_offsets, refine, run_lengths
 from occloom.ops.deformable_conv2d import DeformableConv2d
 from occloom.scene import Target
 from occloom.voxel.encoder3d import VolumeEncoder3d, VolumeNeck
@@ -472,15 +472,13 @@ class DenseDetector(nn.Module):
     def losses(self, outputs: DetectionOutputs, target: Target) -> dict[str, Float[Tensor, ""]]:
         """The weighted terms of Eq. 8; labels of abnormal scale are taken out first (appendix B.3)."""
         config, weights = self.config, self.config.weights
-        lengths = target_run_lengths(target)
+        lengths = run_lengths(target)
         if config.refinement is not None:
             target = refine(target, lengths, config.refinement, empty=self.empty)
         terms = self._class_terms(outputs.scores, target, weights)
         if outputs.offsets is not None:
-            # One voxel of the labels stands for a block of the offset field: its first, as released.
-            sx, sy, sz = (n // o for n, o in zip(target.labels.shape[1:], outputs.offsets.shape[2:], strict=True))
-            sizes = lengths.new_tensor(target.labels.shape[1:]).repeat_interleave(2).view(6, 1, 1, 1)
-            truth = lengths[..., ::sx, ::sy, ::sz].to(outputs.offsets.dtype) / sizes
+            sx, sy, sz = (f * s for f, s in zip(self.factors, config.offset_stride, strict=True))
+            truth = boundary_offsets(lengths, (sx, sy, sz))
             observed = target.observed[:, ::sx, ::sy, ::sz]
             terms["regression"] = weights.regression * config.offset_loss.loss(outputs.offsets, truth, observed)
         if outputs.auxiliary is not None:
