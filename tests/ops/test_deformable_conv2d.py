@@ -5,15 +5,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from occloom.errors import InputError
 from occloom.ops import deformable_conv2d as module
 from occloom.ops.deformable_conv2d import DeformableConv2d, deformable_conv2d
 
-FORMS = [
-    {"padding": 1, "stride": 1, "dilation": 1},
-    {"padding": 0, "stride": 2, "dilation": 1},
-    {"padding": 2, "stride": 1, "dilation": 2},
-    {"padding": 3, "stride": 3, "dilation": 1},
-]
+FORMS = [{"padding": 1}, {"padding": 0}, {"padding": 3}]
 
 
 def problem(form, *, images=2, channels=6, outputs=4, groups=1, kernel=3, size=(6, 9), spread=1.5):
@@ -27,7 +23,7 @@ def problem(form, *, images=2, channels=6, outputs=4, groups=1, kernel=3, size=(
     return x, random(images, 2 * kernel**2, *answer) * spread, weight
 
 
-def naive(x, offsets, weight, *, padding, stride, dilation):
+def naive(x, offsets, weight, *, padding):
     """Place by place and kernel point by kernel point, each over all pixels of the map."""
     (images, channels, height, width), (outputs, inputs, kernel, _) = x.shape, weight.shape
     groups = channels // inputs
@@ -36,7 +32,7 @@ def naive(x, offsets, weight, *, padding, stride, dilation):
         range(images), range(answer.shape[2]), range(answer.shape[3]), range(kernel), range(kernel)
     ):
         dy, dx = offsets[m, 2 * (ky * kernel + kx) : 2 * (ky * kernel + kx) + 2, i, j]
-        y, across = i * stride - padding + ky * dilation + dy, j * stride - padding + kx * dilation + dx
+        y, across = i - padding + ky + dy, j - padding + kx + dx
         rows, columns = (1 - (y - torch.arange(height)).abs(), 1 - (across - torch.arange(width)).abs())
         read = (x[m] * torch.relu(rows)[:, None] * torch.relu(columns)).sum(dim=(1, 2)).view(groups, inputs, 1)
         product = weight[:, :, ky, kx].view(groups, -1, inputs) @ read
@@ -156,3 +152,9 @@ def test_mixed_precision_computes_in_float32():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed = deformable_conv2d(x, offsets, weight, **FORMS[0])
     assert torch.equal(plain, mixed)
+
+
+@pytest.mark.parametrize(("channels", "outputs"), [(6, 8), (8, 6)])
+def test_groups_that_cannot_share_the_channels_are_refused(channels, outputs):
+    with pytest.raises(InputError, match="4 groups"):
+        DeformableConv2d(channels, outputs, groups=4)

@@ -326,19 +326,12 @@ def test_pairs_of_a_batch_are_answered_one_by_one(random_network: MobileStereoNe
     torch.testing.assert_close(together, torch.cat(apart), atol=1e-3, rtol=1e-4)
 
 
-def test_training_reaches_every_parameter_and_ends_in_the_same_answer():
+def test_every_parameter_but_those_of_the_training_heads_matters():
     network = initialised(MobileStereoNet3d(), generator()).train()
     assert isinstance(network, MobileStereoNet3d)
-    left, right = pair(2, 32, 32)
-    answers = network.every_disparity(left, right)
-    assert [tuple(answer.shape) for answer in answers] == [(2, 32, 32)] * 4
-    weights = (0.5, 0.5, 0.7, 1.0)
-    torch.stack([weight * answer.mean() for weight, answer in zip(weights, answers, strict=True)]).sum().backward()
-    untouched = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
-    assert untouched == []
-    network.eval()
-    with torch.no_grad():
-        assert torch.equal(network.every_disparity(left, right)[-1], network(left, right))
+    network(*pair(2, 32, 32)).mean().backward()
+    untouched = {name.partition(".")[0] for name, p in network.named_parameters() if p.grad is None or not p.grad.any()}
+    assert untouched == {"classif0", "classif1", "classif2"}
 
 
 def test_weights_that_do_not_fit_are_refused(random_network: MobileStereoNet3d, tmp_path: Path):

@@ -120,21 +120,6 @@ class ObservedL1:
         return difference.sum() / (2 * observed.sum()).clamp(min=1)
 
 
-@runtime_checkable
-class ClassScoring(Protocol):
-    """How a volume is scored: a head, and the losses that fit its scores."""
-
-    def head(self, channels: int, label_space: LabelSpace, factors: Shape, groups: int) -> nn.Module:
-        """A module from volume "B C X Y Z" to scores on the grid, which has `factors` voxels in one of the volume."""
-        ...
-
-    def losses(
-        self, scores: Scores, target: Target, weights: Float[Tensor, " K"]
-    ) -> tuple[Float[Tensor, ""], ClassSums]:
-        """Weighted cross-entropy, and the sums of the affinity losses."""
-        ...
-
-
 @dataclass(frozen=True)
 class TrilinearClasses:
     """The paper's (appendix C.2): two convolutions, then trilinear interpolation to the full grid."""

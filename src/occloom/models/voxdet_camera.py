@@ -33,21 +33,6 @@ from occloom.scene import Scene, Target
 from occloom.voxel.resnet3d import group_norm
 
 
-@runtime_checkable
-class TrunkPart(Protocol):
-    """Which image trunk, and the normalisation of what follows it."""
-
-    imagenet: ClassVar[HubFile | None]
-
-    def build(self) -> ResNet:
-        """A trunk with random weights that answers at strides 4, 8, 16 and 32."""
-        ...
-
-    def neck_norm(self) -> Norm:
-        """Makes the normalisation of the neck."""
-        ...
-
-
 @dataclass(frozen=True)
 class ResNet50DTrunk:
     """ResNet-50-D, as released; the paper says ResNet-50."""

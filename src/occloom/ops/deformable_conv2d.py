@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from occloom.errors import InputError
 from occloom.geometry.precision import full_precision
 from occloom.ops.row_sums import CHUNK_ELEMENTS, add_row_sums_gradient, pad_pixels, pixel_corners, row_sums
 
@@ -23,10 +24,8 @@ def deformable_conv2d(
     weight: Float[Tensor, "E c k k"],
     *,
     padding: int,
-    stride: int = 1,
-    dilation: int = 1,
 ) -> Float[Tensor, "M E p q"]:
-    """Convolve with displaced kernel points: bilinear between pixels, zero outside, in float32 or finer.
+    """Convolve with displaced kernel points at stride 1: bilinear between pixels, zero outside, in float32 or finer.
 
     Args:
         x: Maps; the number of groups is C / c.
@@ -34,15 +33,13 @@ def deformable_conv2d(
             channel 2 * point + 0 or 1.
         weight: Kernel, as an ordinary convolution has it.
         padding: As in an ordinary convolution; p and q are its output's height and width.
-        stride: As in an ordinary convolution.
-        dilation: As in an ordinary convolution.
     """
     (images, channels, height, width), kernel = x.shape, weight.shape[-1]
     (down, right), groups = offsets.shape[-2:], channels // weight.shape[1]
     dtype = torch.promote_types(torch.promote_types(x.dtype, weight.dtype), torch.float32)
     table = pad_pixels(x).reshape(-1, channels).to(dtype)
-    point = torch.arange(kernel, dtype=dtype, device=x.device) * dilation - padding
-    row, column = (torch.arange(count, dtype=dtype, device=x.device) * stride for count in (down, right))
+    point = torch.arange(kernel, dtype=dtype, device=x.device) - padding
+    row, column = (torch.arange(count, dtype=dtype, device=x.device) for count in (down, right))
     shifts = offsets.to(dtype).view(images, kernel, kernel, 2, down, right).permute(0, 4, 5, 1, 2, 3)
     y = shifts[..., 0] + (row[:, None, None, None] + point[:, None])
     x_place = shifts[..., 1] + (column[:, None, None] + point)
@@ -64,8 +61,15 @@ class DeformableConv2d(nn.Module):
             out_channels: Channels of the answer.
             kernel_size: Odd.
             groups: Of the channels; the offsets are the same for all.
+
+        Raises:
+            InputError: If the groups cannot share the channels.
         """
         super().__init__()
+        if in_channels % groups or out_channels % groups:
+            raise InputError(
+                f"{groups} groups for {in_channels} channels in and {out_channels} out", rule="groups divide both"
+            )
         self.padding = kernel_size // 2
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, kernel_size, kernel_size))
         self.offset = nn.Conv2d(in_channels, 2 * kernel_size**2, kernel_size, padding=self.padding)

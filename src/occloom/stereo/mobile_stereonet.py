@@ -198,7 +198,10 @@ def _classifier(channels: int) -> nn.Sequential:
 
 
 class MobileStereoNet3d(nn.Module):
-    """Left and right picture to the left one's disparity."""
+    """Left and right picture to the left one's disparity.
+
+    The first three of the four heads supervise training, which happens elsewhere; published weights hold them.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -214,27 +217,9 @@ class MobileStereoNet3d(nn.Module):
     def forward(self, left: Float[Tensor, "B 3 H W"], right: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B H W"]:
         """Disparity in pixels, in [0, 191], of normalised pictures with sides that `SIZE_MULTIPLE` divides."""
         volume = self._matched(left, right)
-        for hourglass in self._hourglasses:
+        for hourglass in (self.encoder_decoder1, self.encoder_decoder2, self.encoder_decoder3):
             volume = hourglass(volume)
         return expected_disparity(self.classif3(volume).squeeze(1), MAX_DISPARITY, (left.shape[-2], left.shape[-1]))
-
-    def every_disparity(
-        self, left: Float[Tensor, "B 3 H W"], right: Float[Tensor, "B 3 H W"]
-    ) -> tuple[Float[Tensor, "B H W"], ...]:
-        """The answers before the hourglasses and after each; training weights them 0.5, 0.5, 0.7 and 1."""
-        volumes = [self._matched(left, right)]
-        for hourglass in self._hourglasses:
-            volumes.append(hourglass(volumes[-1]))
-        classifiers = (self.classif0, self.classif1, self.classif2, self.classif3)
-        size = (left.shape[-2], left.shape[-1])
-        return tuple(
-            expected_disparity(classifier(volume).squeeze(1), MAX_DISPARITY, size)
-            for classifier, volume in zip(classifiers, volumes, strict=True)
-        )
-
-    @property
-    def _hourglasses(self) -> tuple[nn.Module, ...]:
-        return self.encoder_decoder1, self.encoder_decoder2, self.encoder_decoder3
 
     def _matched(self, left: Tensor, right: Tensor) -> Float[Tensor, "B C D h w"]:
         """The first refinement of the correlation volume, at a quarter of the size."""
