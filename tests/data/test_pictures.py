@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from occloom.data.kitti_files import read_image, write_image
 from occloom.data.pictures import PictureFit, read_depth, resize_depth
@@ -98,6 +99,47 @@ def test_fitting_the_width_cuts_the_rows_that_voxdet_cuts(
 ):
     fit = PictureFit(source, target, "width")
     assert (fit.scaled, fit.top) == (scaled, top)
+
+
+def as_released(picture: Image.Image, target: tuple[int, int]) -> Image.Image:
+    """Reference voxdet 1, word by word: PIL's bicubic filter, sizes cut to integers, rows cut off or added on top."""
+    scale = float(target[1]) / float(picture.width)
+    picture = picture.resize((int(picture.width * scale), int(picture.height * scale)), Image.Resampling.BICUBIC)
+    top = picture.height - target[0]
+    return picture.crop((0, top, target[1], top + target[0]))
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "scaled", "top"),
+    [
+        ((376, 1241), (384, 1280), (387, 1279), 3),
+        ((370, 1226), (384, 1280), (386, 1280), 2),
+        ((375, 1242), (384, 1280), (386, 1280), 2),
+        ((374, 1238), (384, 1280), (386, 1280), 2),
+        ((376, 1408), (384, 1408), (376, 1408), -8),
+    ],
+)
+def test_published_weights_get_the_pixels_they_were_trained_on(
+    source: tuple[int, int], target: tuple[int, int], scaled: tuple[int, int], top: int, tmp_path: Path
+):
+    fit = PictureFit(source, target, "released-width")
+    assert (fit.scaled, fit.top) == (scaled, top)
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (20, 60, 3)).astype(np.uint8)
+    picture = Image.fromarray(coarse).resize((source[1], source[0]))
+    picture.save(tmp_path / "a.png")
+    expected = np.asarray(as_released(picture, target))
+    assert np.array_equal((fit.image(tmp_path / "a.png") * 255).round().permute(1, 2, 0).numpy(), expected)
+    depth = np.kron(rng.choice([0.0, 5.0, 60.0], (source[0] // 10 + 1, source[1] // 10 + 1)), np.ones((10, 10)))
+    depth = depth[: source[0], : source[1]].astype(np.float32)
+    np.save(tmp_path / "d.npy", depth)
+    expected = np.asarray(as_released(Image.fromarray(depth, mode="F"), target))
+    fitted = fit.depth(tmp_path / "d.npy").numpy()
+    assert np.array_equal(fitted, np.where(expected > 0, expected, 0))
+    assert not fitted[: max(0, -top)].any()
+    assert not fitted[:, scaled[1] :].any()
+    # Half way between two surfaces, where no point is.
+    assert scaled == source or bool(((fitted > 20) & (fitted < 40)).any())
 
 
 def test_depth_is_fitted_as_the_picture_and_unknown_in_added_rows(tmp_path: Path):

@@ -49,7 +49,8 @@ class Kitti360Config:
     """Height and width of the pictures a model sees."""
     image_fit: ImageFit = "width"
     """"resize" scales each axis to image_size; "crop" keeps the upper left part; "width" scales to the width, then
-    keeps the lowest rows or adds black ones on top (VoxDet: 384 1408)."""
+    keeps the lowest rows or adds black ones on top (VoxDet: 384 1408); "released-width" does so bicubically, for
+    VoxDet's published weights."""
     cameras: tuple[CameraName, ...] = ("image_00",)
     """Left (image_00) and right (image_01) camera, in the order the sample holds them."""
     train: tuple[str, ...] = ("0000", "0002", "0003", "0004", "0005", "0007", "0010")

@@ -14,7 +14,7 @@ from occloom.data.kitti_files import open_image
 from occloom.errors import InputError
 from occloom.geometry.augment import cropped_intrinsics, resized_intrinsics
 
-ImageFit = Literal["resize", "crop", "width"]
+ImageFit = Literal["resize", "crop", "width", "released-width"]
 """How a picture gets its size; see `PictureFit.how`."""
 
 
@@ -28,7 +28,8 @@ class PictureFit:
     """Height and width wanted."""
     how: ImageFit
     """"resize" scales each axis; "crop" keeps the upper left part at its scale; "width" scales to the target's width,
-    then keeps the lowest rows, or adds black ones on top (VoxDet, CGFormer)."""
+    then keeps the lowest rows, or adds black ones on top (VoxDet, CGFormer); "released-width" does so with the very
+    pixels that VoxDet's published weights saw (reference voxdet 1)."""
 
     def __post_init__(self) -> None:
         if self.how == "crop" and any(s < t for s, t in zip(self.source, self.target, strict=True)):
@@ -42,19 +43,23 @@ class PictureFit:
     def scaled(self) -> tuple[int, int]:
         """Height and width before rows and columns are cut off or added.
 
-        "width" rounds the height down, as VoxDet does (1241x376 to 1280x387); the width is the target's in full, where
-        VoxDet's rounding leaves a black column at the right.
+        "width" rounds the height down, as VoxDet does (1241x376 to 1280x387); the width is the target's in full.
+        "released-width" rounds that one down too: 1241 times 1280/1241 falls short of 1280 by a rounding error, and
+        becomes 1279.
         """
         if self.how == "resize":
             return self.target
         if self.how == "crop":
             return self.source
+        if self.how == "released-width":
+            scale = self.target[1] / self.source[1]
+            return max(1, int(self.source[0] * scale)), int(self.source[1] * scale)
         return max(1, self.source[0] * self.target[1] // self.source[1]), self.target[1]
 
     @property
     def top(self) -> int:
         """Rows cut off at the top of the scaled picture; a negative number counts the black ones added there."""
-        return self.scaled[0] - self.target[0] if self.how == "width" else 0
+        return self.scaled[0] - self.target[0] if self.how in ("width", "released-width") else 0
 
     def intrinsics(self, intrinsics: Float64[Tensor, "3 3"]) -> Float64[Tensor, "3 3"]:
         """Intrinsics of the fitted picture, exact for its whole pixels; cuts to the right and below change none."""
@@ -64,28 +69,41 @@ class PictureFit:
     def image(self, path: Path) -> Float32[Tensor, "3 H W"]:
         """The picture of a file, fitted, as RGB in [0, 1]; shrinking averages over what a pixel covers.
 
+        "released-width" interpolates bicubically, the others bilinearly.
+
         Raises:
             InputError: If the file is missing, damaged or not of the source size.
         """
         picture = open_image(path)
         self._check(path, (picture.height, picture.width))
-        (scaled_height, scaled_width), (height, width) = self.scaled, self.target
-        picture = picture.convert("RGB").resize((scaled_width, scaled_height), Image.Resampling.BILINEAR)
-        picture = picture.crop((0, self.top, width, self.top + height))
-        return torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1).contiguous().float().div_(255.0)
+        resampling = Image.Resampling.BICUBIC if self.how == "released-width" else Image.Resampling.BILINEAR
+        fitted = np.asarray(self._fitted(picture.convert("RGB"), resampling))
+        return torch.from_numpy(fitted.copy()).permute(2, 0, 1).contiguous().float().div_(255.0)
 
     def depth(self, path: Path) -> Float32[Tensor, "H W"]:
         """The depth map of a `.npy` file, fitted by `resize_depth`, in metres; unknown (0) in added rows.
+
+        "released-width" interpolates metres bicubically instead, also between surfaces; where that swings below zero
+        the depth is unknown.
 
         Raises:
             InputError: If the file is missing, damaged, not of the source size, or has negative or non-finite depth.
         """
         depth = read_depth(path)
         self._check(path, depth.shape)
+        if self.how == "released-width":
+            fitted = np.asarray(self._fitted(Image.fromarray(depth), Image.Resampling.BICUBIC))
+            return torch.from_numpy(fitted.clip(min=0))
         scaled = depth if self.scaled == self.source else resize_depth(depth, self.scaled)
         height, width = self.target
         kept = scaled[max(0, self.top) : max(0, self.top + height), :width]
         return torch.from_numpy(np.pad(kept, ((height - len(kept), 0), (0, 0))))
+
+    def _fitted(self, picture: Image.Image, resampling: Image.Resampling) -> Image.Image:
+        """A picture of the target's size; what is added is 0."""
+        (scaled_height, scaled_width), (height, width) = self.scaled, self.target
+        scaled = picture.resize((scaled_width, scaled_height), resampling)
+        return scaled.crop((0, self.top, width, self.top + height))
 
     def _check(self, path: Path, found: tuple[int, ...]) -> None:
         """Refuse a picture that is not of the source size."""

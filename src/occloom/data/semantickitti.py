@@ -60,7 +60,8 @@ class SemanticKittiConfig:
     """Height and width of the pictures a model sees."""
     image_fit: ImageFit = "resize"
     """"resize" scales each axis to image_size; "crop" keeps the upper left part (MonoScene and VoxFormer: 370 1220);
-    "width" scales to the width, then keeps the lowest rows or adds black ones on top (VoxDet: 384 1280)."""
+    "width" scales to the width, then keeps the lowest rows or adds black ones on top (VoxDet: 384 1280);
+    "released-width" does so bicubically, for VoxDet's published weights."""
     cameras: tuple[CameraName, ...] = ("image_2",)
     """Left (image_2) and right (image_3) colour camera, in the order the sample holds them."""
     frames: tuple[int, ...] = (0,)
