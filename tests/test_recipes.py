@@ -1,18 +1,27 @@
 """Every recipe goes through the same contract, shrunk to a grid that trains in a second; there is no skip list."""
 
+import csv
 import json
-from dataclasses import dataclass, replace
+import math
+from dataclasses import astuple, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from occloom.cli.main import run
 from occloom.engine.benchmark import example_scene
 from occloom.engine.config import Recipe, from_json, to_json
 from occloom.engine.train import build_model, build_model_without_memory
 from occloom.errors import InputError
 from occloom.grid import LabelSpace, VoxelGrid
 from occloom.interfaces import Needs, OccupancyModel, SceneDataset, Split
+from occloom.losses.voxnt import Refinement
+from occloom.models.voxdet import DetectorConfig
+from occloom.models.voxdet_camera import VoxDetConfig
+from occloom.models.voxdet_lidar import VoxDetLConfig
+from occloom.models.voxdet_released import ReleasedGeometry, ReleasedOffsetLoss, ReleasedSampling
 from occloom.recipes import RECIPES, resolve
 from occloom.scene import Sample, Scene, Target, collate
 
@@ -85,7 +94,98 @@ def test_a_recipe_is_named_as_it_is_listed():
 def test_a_recipe_survives_its_json(name):
     recipe = resolve(name)
     for part in (recipe.model, recipe.data, recipe.train):
-        assert from_json(part, json.loads(json.dumps(to_json(part))), where=name) == part
+        assert from_json(part, json.loads(json.dumps(to_json(part), allow_nan=False)), where=name) == part
+
+
+PUBLISHED = {
+    # Reference voxdet 11: trunk, neck, depth network, lifting, encoder, decouplers, necks, predictor, auxiliary head.
+    "voxdet-semantickitti": 23_527_264 + 4_916_224 + 12_102_702 + 448_064 + 6_639_360 + 2_287_832 + 1_902_592 + 933_120,
+    "voxdet-kitti360": 52_757_030,
+    # Point network, backbone, neck, encoder with decouplers and necks, predictor, auxiliary head.
+    "voxdet-l-semantickitti": 75_596 + 6_639_360 + 951_296 + 13_485_528 + 710_528 + 222_592,
+}
+TABLES = ("voxdet_camera_semantickitti", "voxdet_camera_kitti360", "voxdet_lidar_semantickitti")
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_command_tells_the_published_number_of_parameters(name: str, capsys: pytest.CaptureFixture[str]):
+    for recipe in (name, f"{name}-released"):
+        assert run(["benchmark", recipe, "--parameters-only", "--json"]) == 0
+        parameters = json.loads(capsys.readouterr().out)["parameters"]
+        assert parameters["published"] == PUBLISHED[name]
+        assert parameters["published"] == parameters["trainable"] + sum(parameters["left_out"].values())
+
+
+@pytest.mark.real_data
+def test_the_published_numbers_are_those_of_the_published_tensors(real_data: Path):
+    for (name, published), table in zip(PUBLISHED.items(), TABLES, strict=True):
+        with (real_data.parent / "reference" / "state_dicts" / f"{table}.tsv").open() as file:
+            rows = list(csv.DictReader(file, delimiter="\t"))
+        assert sum(math.prod(json.loads(row["shape"])) for row in rows if row["kind"] == "param") == published, name
+
+
+@dataclass(frozen=True)
+class Detail:
+    """What paper, released configurations and logs say of a VoxDet (reference voxdet 7 and 8)."""
+
+    weights: tuple[float, float, float, float, float]
+    """Cross-entropy, semantic and geometric affinity, regression, auxiliary."""
+    maximum: int | None
+    """Of the length of cars along each axis; None where nothing is refined."""
+    minimum: int | None = None
+    released: bool = False
+
+
+DETAILS = {
+    "voxdet-semantickitti": Detail((1, 1, 1, 1, 0.2), 30, 3),
+    "voxdet-town": Detail((1, 1, 1, 1, 0.2), 30, 3),
+    "voxdet-l-semantickitti": Detail((1, 1, 1, 1, 0.2), 30, 3),
+    "voxdet-l-town": Detail((1, 1, 1, 1, 0.2), 30, 3),
+    "voxdet-semantickitti-released": Detail((3, 1, 1, 1, 0.2), 31, None, released=True),
+    "voxdet-kitti360": Detail((4, 4, 4, 1, 0.2), None),
+    "voxdet-kitti360-released": Detail((4, 4, 4, 1, 0.2), None, released=True),
+    "voxdet-kitti360-town": Detail((1, 1, 1, 1, 0.2), None),
+    "voxdet-l-semantickitti-released": Detail((3, 1, 5, 1, 0.5), 31, None, released=True),
+}
+
+
+def detectors() -> dict[str, DetectorConfig]:
+    """Of every recipe that has one."""
+    models = {name: resolve(name).model for name in RECIPES}
+    return {name: model.detector for name, model in models.items() if isinstance(model, VoxDetConfig | VoxDetLConfig)}
+
+
+def test_no_detector_is_missing_in_the_table():
+    assert detectors().keys() == DETAILS.keys()
+
+
+@pytest.mark.parametrize(("name", "detail"), DETAILS.items())
+def test_losses_and_refinement_are_those_of_paper_or_release(name: str, detail: Detail):
+    detector = detectors()[name]
+    assert astuple(detector.weights) == detail.weights
+    expected = None
+    if detail.maximum is not None:
+        minimum = None if detail.minimum is None else (detail.minimum,) * 3
+        expected = Refinement(classes=(1,), maximum=(detail.maximum,) * 3, minimum=minimum)
+    assert detector.refinement == expected
+
+
+@pytest.mark.parametrize(("name", "detail"), DETAILS.items())
+def test_released_parts_are_in_released_recipes_alone(name: str, detail: Detail):
+    recipe, detector = resolve(name), detectors()[name]
+    assert detail.released == name.endswith("-released")
+    assert isinstance(detector.sampling, ReleasedSampling) == detail.released
+    assert isinstance(detector.offset_loss, ReleasedOffsetLoss) == detail.released
+    if isinstance(recipe.model, VoxDetConfig):
+        assert isinstance(recipe.model.geometry, ReleasedGeometry) == detail.released
+        assert (to_json(recipe.data)["image_fit"] == "released-width") == detail.released
+
+
+def test_no_other_recipe_has_released_parts():
+    for name in RECIPES.keys() - DETAILS.keys():
+        assert "released" not in name.casefold()
+        assert "Released" not in repr(resolve(name))
+        assert to_json(resolve(name).data)["image_fit"] != "released-width"
 
 
 @pytest.mark.parametrize("name", RECIPES)

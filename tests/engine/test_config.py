@@ -84,6 +84,20 @@ def test_a_training_without_steps_or_samples_is_refused(name):
         TrainConfig(**{name: 0})
 
 
+@pytest.mark.parametrize("norm", [0.0, -1.0, math.inf, math.nan])
+def test_a_norm_that_clips_everything_or_is_no_json_is_refused(norm):
+    with pytest.raises(InputError, match=r"train\.clip_norm is .* or None"):
+        TrainConfig(clip_norm=norm)
+
+
+def test_no_clipping_is_said_in_strict_json_and_on_the_command_line():
+    text = json.dumps(to_json(TrainConfig(clip_norm=None)), allow_nan=False)
+    assert from_json(TrainConfig(), json.loads(text), where="file").clip_norm is None
+    assert from_json(TrainConfig(clip_norm=None), {"clip_norm": 3}, where="file").clip_norm == 3.0
+    _, parts = parse(Part, {"train": TrainConfig()}, ["--train.clip-norm", "None"], prog="x", description="x")
+    assert parts["train"].clip_norm is None
+
+
 @pytest.mark.parametrize("schedule", [OneCycle(), OneCycle(warmup=0.0), OneCycle(warmup=1.0), Cosine(), Cosine(0.0)])
 @pytest.mark.parametrize("steps", [1, 2, 1000])
 def test_a_schedule_stays_within_its_bounds(schedule, steps):

@@ -213,6 +213,18 @@ def test_clipping_and_the_schedule_reach_the_log(fabric, tmp_path):
     assert all(float(row[-1]) > 0 for row in rows[1:])
 
 
+def test_without_clipping_steps_are_those_of_a_norm_that_is_never_reached(fabric, tmp_path):
+    weights_of = {}
+    for clip in (None, 1e9, 1e-3):
+        recipe = with_train(steps=3, clip_norm=clip)
+        fit(recipe, tmp_path / str(clip), fabric)
+        folder = checkpoint.pointed(tmp_path / str(clip), "latest")
+        assert folder is not None
+        weights_of[clip] = weights(folder)["model.safetensors"]
+    assert all(torch.equal(tensor, weights_of[1e9][name]) for name, tensor in weights_of[None].items())
+    assert not all(torch.equal(tensor, weights_of[1e-3][name]) for name, tensor in weights_of[None].items())
+
+
 def test_weights_depend_on_the_seed_alone():
     torch.manual_seed(1)
     one = build_model(tiny())

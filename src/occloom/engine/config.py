@@ -73,8 +73,8 @@ class TrainConfig:
     """AdamW's, on tensors of two or more axes; biases and norms have none."""
     schedule: OneCycle | Cosine = OneCycle()
     """How the learning rate moves over the steps."""
-    clip_norm: float = 35.0
-    """Largest norm of the gradient."""
+    clip_norm: float | None = 35.0
+    """Largest norm of the gradient; None clips nothing."""
     ema_decay: float = 0.99
     """Of the moving average of the weights, which is what is validated and shipped; 0 keeps the weights themselves."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
@@ -107,6 +107,8 @@ class TrainConfig:
             for name in names:
                 if not getattr(self, name) >= least:
                     raise InputError(f"train.{name} is {getattr(self, name)}", rule=f"it must be at least {least}")
+        if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
+            raise InputError(f"train.clip_norm is {self.clip_norm}", rule="it is a number above 0, or None for none")
 
 
 @dataclass(frozen=True)

@@ -121,9 +121,9 @@ def _train(recipe: Recipe, run: Path, fabric: Fabric, state: State, description:
                     fabric.backward(loss / config.accumulate)
                 parts.append({name: value.detach() for name, value in losses.items()})
 
-            norm: Any = fabric.clip_gradients(
-                state.model, state.optimizer, max_norm=config.clip_norm, error_if_nonfinite=False
-            )
+            # An infinite one clips nothing; the norm is logged either way.
+            most = math.inf if config.clip_norm is None else config.clip_norm
+            norm: Any = fabric.clip_gradients(state.model, state.optimizer, max_norm=most, error_if_nonfinite=False)
             optimizer.step()
             optimizer.zero_grad()
             update_average(state.average, state.model, decay=config.ema_decay, step=step)
