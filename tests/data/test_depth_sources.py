@@ -144,6 +144,16 @@ def test_disparity_becomes_depth_by_the_frame_s_own_calibration(
     assert depth[0, 3:].min() > 0
 
 
+def test_block_matching_keeps_the_steps_of_enlarged_pictures(made_kitti: Path, monkeypatch: pytest.MonkeyPatch):
+    frame = KittiFrame(made_kitti, "00", "000000")
+    disparity = np.zeros(picture_size(frame), dtype=np.float32)
+    disparity[0, :2] = 1 / 64, 2.0  # the first: a sixteenth of a pixel of pictures four times as large
+    monkeypatch.setattr(SgbmDepth, "disparity", lambda *_: disparity)
+    depth = SgbmDepth().depth(frame)
+    assert depth[0, 0] == 128 * depth[0, 1] > 0
+    assert not depth.ravel()[2:].any()
+
+
 def test_the_network_s_depth_has_the_picture_s_size_and_is_finite(made_kitti: Path, stereo_weights: Path):
     frame = KittiFrame(made_kitti, "08", "000000")
     source = MobileStereoDepth(stereo_weights)

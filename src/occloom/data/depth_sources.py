@@ -34,7 +34,7 @@ MATCHED_WIDTH = 640
 DISPARITIES = 128
 """At KITTI's focal length and baseline: depth from 3 m."""
 LEAST_DISPARITY = 1 / 16
-"""In pixels, the finest step of block matching: less is no depth but infinity (at KITTI, beyond 6 km)."""
+"""In pixels, as far as a network is believed: less is no depth but infinity (at KITTI, beyond 6 km)."""
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 """Of RGB in [0, 1] over ImageNet."""
 IMAGE_STD = (0.229, 0.224, 0.225)
@@ -197,7 +197,8 @@ class MobileStereoDepth:
         left, right = _stereo_pair(frame)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         network = _mobile_stereonet(self.weights, device)
-        return _depth_from_disparity(network_disparity(network, left, right, device), frame)
+        disparity = network_disparity(network, left, right, device)
+        return _depth_from_disparity(np.where(disparity < LEAST_DISPARITY, np.float32(0), disparity), frame)
 
 
 def mobile_stereo_origin(weights_digest: str) -> CacheOrigin:
@@ -308,11 +309,11 @@ def _stereo_pair(frame: StereoFrame) -> tuple[UInt8[np.ndarray, "H W 3"], UInt8[
 
 
 def _depth_from_disparity(disparity: Float32[np.ndarray, "H W"], frame: StereoFrame) -> Float32[np.ndarray, "H W"]:
-    """Metres by the focal length and the baseline of the frame's own calibration; 0 where the disparity vanishes."""
+    """Metres by the focal length and the baseline of the frame's own calibration; 0 where the disparity is 0."""
     projections = frame.calibration().projections
     # The fourth columns of P2 and P3 are -f times the camera's offset along x from camera 0.
     focal_baseline = np.float32(projections[2, 0, 3] - projections[3, 0, 3])
-    known = disparity >= LEAST_DISPARITY
+    known = disparity > 0
     depth = np.zeros_like(disparity)
     depth[known] = focal_baseline / disparity[known]
     return depth
