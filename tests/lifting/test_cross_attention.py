@@ -68,6 +68,12 @@ def call(attention, queries, references, values, depths, where=None, *, maps=Fal
     return run(queries, references, values, where)
 
 
+def call_dense(attention, queries, references, values, depths, where=None):
+    if isinstance(attention, DepthAwareCrossAttention):
+        return attention.dense(queries, references, values, depths, where)
+    return attention.dense(queries, references, values, where)
+
+
 def hat(fraction, count):
     return torch.relu(1 - (fraction * count - 0.5 - torch.arange(count)).abs())
 
@@ -139,6 +145,56 @@ def test_equals_the_naive_twin_forward_and_backward(kind, references, levels):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("references", "levels", "cameras"), [(1, 1, 6), (2, 2, 5), (4, 1, 1)])
+def test_the_dense_form_is_the_gathered_one_forward_and_backward(kind, references, levels, cameras):
+    """With queries that no camera sees, that several see, that lie outside the mask, and half of whose points show."""
+    sizes = ((6, 10), (3, 5))[:levels]
+    attention = built(kind, levels=levels, references=references)
+    queries, seen, values, depths = inputs(batch=2, cameras=cameras, sizes=sizes, references=references)
+    where = torch.rand(queries.shape[:2], generator=torch.Generator().manual_seed(2)) < 0.6
+    seeing = seen.visible.any(-1).sum(1)
+    for chosen in (where, ~where):
+        assert set(seeing[chosen].tolist()) >= ({0, 1} if cameras == 1 else {0, 1, 2})
+    assert references == 1 or (seen.visible.any(-1) & ~seen.visible.all(-1)).any()
+    leaves = [queries.requires_grad_(), *(t.requires_grad_() for t in values)]
+    leaves += [t.requires_grad_() for t in depths] if kind is DepthAwareCrossAttention else []
+    for mask in (where, None):
+        answers = []
+        for form in (call, call_dense):
+            update = form(attention, queries, seen, values, depths, mask)
+            grad = torch.randn(update.shape, dtype=update.dtype, generator=torch.Generator().manual_seed(3))
+            answers.append((update, *torch.autograd.grad(update, [*leaves, *attention.parameters()], grad)))
+        for gathered, dense in zip(*answers, strict=True):
+            assert gathered.any()
+            torch.testing.assert_close(dense, gathered, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_dense_form_is_traced_without_looking_at_numbers(kind):
+    """A program exported from one scene answers another one, in which other cameras see other queries."""
+
+    class Dense(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = built(kind)
+
+        def forward(self, queries, locations, visible, values, depths, where):
+            return call_dense(self.attention, queries, ReferencePoints(locations, visible), values, depths, where)
+
+    def arguments(batch):
+        queries, seen, values, depths = inputs(batch=2, cameras=3)
+        one = slice(batch, batch + 1)
+        where = torch.rand(1, queries.shape[1], generator=torch.Generator().manual_seed(batch)) < 0.5
+        maps = (tuple(t[one] for t in pyramid) for pyramid in (values, depths))
+        return queries[one], seen.locations[one], seen.visible[one], *maps, where
+
+    model, first, second = Dense(), arguments(0), arguments(1)
+    assert not torch.equal(first[2], second[2])
+    exported = torch.export.export(model, first, strict=False).module()
+    torch.testing.assert_close(exported(*second), model(*second))
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_cameras_that_share_a_query_are_averaged(kind):
     attention = built(kind)
     queries, seen, values, depths = inputs(cameras=3)
@@ -182,6 +238,7 @@ def test_unseen_queries_get_the_bias_and_those_outside_the_mask_nothing(kind):
     update.sum().backward()
     assert torch.equal(update[where], attention.output_proj.bias.expand(int(where.sum()), -1))
     assert not update[~where].any()
+    assert queries.grad is not None
     assert not queries.grad.any()
     for name, parameter in attention.named_parameters():
         assert parameter.grad is not None, f"{name} would be missed by DistributedDataParallel"
@@ -198,14 +255,20 @@ def test_an_empty_mask_and_no_queries(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_cannot_be_seen_has_no_influence(kind):
+@pytest.mark.parametrize("anything", [1e30, float("nan"), float("inf")])
+@pytest.mark.parametrize("form", [call, call_dense])
+def test_what_cannot_be_seen_has_no_influence(kind, anything, form):
     """Places behind a camera may be anything, also no number at all."""
     attention = built(kind, references=2)
     queries, seen, values, depths = inputs(references=2)
-    wild = torch.where(seen.visible[..., None], seen.locations, 1e30)
-    assert not seen.visible.all()
-    update = call(attention, queries, ReferencePoints(wild, seen.visible), values, depths)
-    torch.testing.assert_close(update, call(attention, queries, seen, values, depths))
+    wild = torch.where(seen.visible[..., None], seen.locations, anything)
+    assert (seen.visible.any(-1) & ~seen.visible.all(-1)).any()
+    answers = []
+    for locations in (wild, seen.locations):
+        update = form(attention, queries.requires_grad_(), ReferencePoints(locations, seen.visible), values, depths)
+        answers.append((update, *torch.autograd.grad(update.sum(), [queries, *attention.parameters()])))
+    for ours, expected in zip(*answers, strict=True):
+        torch.testing.assert_close(ours, expected)
 
 
 @pytest.mark.parametrize("cameras", [1, 4])
@@ -402,7 +465,10 @@ def test_mixed_precision_does_not_move_samples(kind):
     )
 
 
-@pytest.mark.parametrize("sizes", [{"heads": 3}, {"points": 8, "references": 3}])
+@pytest.mark.parametrize(
+    "sizes",
+    [{"heads": 3}, {"points": 8, "references": 3}, {"heads": 0}, {"points": 0}, {"levels": 0}, {"references": 0}],
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_heads_and_points_must_be_shared_out(kind, sizes):
     with pytest.raises(InputError, match="divide"):

@@ -2,7 +2,8 @@
 
 Each query brings reference points: its places in each camera. It looks around them, averages over the cameras that see
 it, and projects (spatial cross-attention of Li et al., "BEVFormer", ECCV 2022, section 3.3; with depth as Li et al.,
-"DFA3D", ICCV 2023, and VoxDet). Only (camera, query) pairs where there is something to see are ever computed.
+"DFA3D", ICCV 2023, and VoxDet). `forward` computes only the (camera, query) pairs where there is something to see;
+`dense` computes all of them to the same answer, in shapes that no input changes, which is what export needs.
 """
 
 import math
@@ -16,7 +17,12 @@ from occloom.errors import InputError
 from occloom.geometry.precision import full_precision
 from occloom.geometry.projection import project
 from occloom.geometry.rigid import transform_points
-from occloom.ops.deformable_attention import deformable_attention, deformable_attention_3d
+from occloom.ops.deformable_attention import (
+    deformable_attention,
+    deformable_attention_3d,
+    dense_deformable_attention,
+    dense_deformable_attention_3d,
+)
 
 NEAREST = 1e-5
 """Metres in front of a camera from which on a point can be seen."""
@@ -104,10 +110,10 @@ class _CrossAttention(nn.Module):
 
     def __init__(self, channels: int, heads: int, points: int, levels: int, references: int) -> None:
         super().__init__()
-        if channels % heads or points % references:
+        if min(heads, points, levels, references) < 1 or channels % heads or points % references:
             raise InputError(
-                f"{channels} channels for {heads} heads, {points} points for {references} references",
-                rule="heads divide the channels, references divide the points",
+                f"{channels} channels for {heads} heads, {points} points for {references} references, {levels} levels",
+                rule="all are at least 1, heads divide the channels, references divide the points",
                 remedy="choose numbers that divide",
             )
         self.layout = (heads, levels, points)
@@ -133,18 +139,43 @@ class _CrossAttention(nn.Module):
     def _maps(
         self, queries_KC: Tensor, offsets_KHLPA: Tensor, references: ReferencePoints, pairs: _Pairs
     ) -> AttentionMaps:
-        """Where each pair looks. Point p belongs to reference p % R; those of unseen references weigh nothing."""
-        weights = self.attention_weights(queries_KC).view(-1, self.layout[0], self.layout[1] * self.layout[2])
-        weights = weights.softmax(dim=-1).view(-1, *self.layout).index_select(0, pairs.number)
+        """Where each pair looks."""
         place = pairs.image * references.visible.shape[2] + pairs.query
-        axes = offsets_KHLPA.shape[-1]
-        centres = references.locations.flatten(0, 2).index_select(0, place)[:, None, None, None, :, :axes]
-        visible = references.visible.flatten(0, 2).index_select(0, place)[:, None, None, None]
-        offsets = offsets_KHLPA.index_select(0, pairs.number).unflatten(3, (-1, self.references))
-        weights = weights.unflatten(3, (-1, self.references)) * visible
-        return AttentionMaps(
-            pairs.sample, pairs.camera, pairs.query, (centres + offsets).flatten(3, 4), weights.flatten(3, 4)
+        locations, weights = self._samples(
+            references.locations.flatten(0, 2).index_select(0, place),
+            references.visible.flatten(0, 2).index_select(0, place),
+            offsets_KHLPA.index_select(0, pairs.number),
+            self._weights(queries_KC).index_select(0, pairs.number),
         )
+        return AttentionMaps(pairs.sample, pairs.camera, pairs.query, locations, weights)
+
+    def _weights(self, queries_KC: Tensor) -> Tensor:
+        """Of the samples: "K heads levels points"."""
+        weights = self.attention_weights(queries_KC).view(-1, self.layout[0], self.layout[1] * self.layout[2])
+        return weights.softmax(dim=-1).view(-1, *self.layout)
+
+    def _samples(
+        self, centres_R3: Tensor, visible_R: Tensor, offsets_HLPA: Tensor, weights_HLP: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Locations and weights of the samples of queries in cameras, whatever axes lead.
+
+        Point p belongs to reference p % R. Those of unseen references weigh nothing, wherever they are.
+        """
+        centres = torch.where(visible_R[..., None], centres_R3[..., : offsets_HLPA.shape[-1]], 0)
+        offsets = offsets_HLPA.unflatten(-2, (-1, self.references))
+        weights = weights_HLP.unflatten(-1, (-1, self.references)) * visible_R[..., None, None, None, :]
+        return (centres[..., None, None, None, :, :] + offsets).flatten(-3, -2), weights.flatten(-2)
+
+    def _all_samples(
+        self, queries_BQC: Tensor, offsets_HLPA: Tensor, references: ReferencePoints
+    ) -> tuple[Tensor, Tensor]:
+        """Locations "M Q heads levels points axes" and weights of every query in every image."""
+        shape = queries_BQC.shape[:2]
+        offsets, weights = (
+            part.unflatten(0, shape)[:, None] for part in (offsets_HLPA, self._weights(queries_BQC.flatten(0, 1)))
+        )
+        locations, weights = self._samples(references.locations, references.visible, offsets, weights)
+        return locations.flatten(0, 1), weights.flatten(0, 1)
 
     def _project_values(self, values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(self.value_proj(value.flatten(0, 1).permute(0, 2, 3, 1)).permute(0, 3, 1, 2) for value in values)
@@ -156,6 +187,13 @@ class _CrossAttention(nn.Module):
         projected = self.output_proj(total / cameras[:, None])
         unseen = where.flatten()[:, None] * self.output_proj.bias.to(projected.dtype)
         return unseen.index_copy(0, pairs.seen, projected).view(*where.shape, projected.shape[1])
+
+    def _update_all(self, looked_MQC: Tensor, references: ReferencePoints, where: Tensor) -> Tensor:
+        """`_update` of what every query found in every image: zeros where the camera does not see it."""
+        batch, cameras = references.visible.shape[:2]
+        total = looked_MQC.unflatten(0, (batch, cameras)).sum(dim=1)
+        seeing = references.visible.any(dim=-1).sum(dim=1)
+        return self.output_proj(total / seeing.clamp(min=1)[..., None]) * where[..., None]
 
 
 class DeformableCrossAttention(_CrossAttention):
@@ -212,6 +250,23 @@ class DeformableCrossAttention(_CrossAttention):
         looked = deformable_attention(self._project_values(values), pairs.image, maps.locations, maps.weights)
         return self._update(looked, pairs, where), maps
 
+    def dense(
+        self,
+        queries: Float[Tensor, "B Q C"],
+        references: ReferencePoints,
+        values: tuple[Float[Tensor, "B N C _ _"], ...],
+        where: Bool[Tensor, "B Q"] | None = None,
+    ) -> Float[Tensor, "B Q C"]:
+        """`forward` with static shapes: every query looks into every camera, seen or not, and all samples are held."""
+        where = _everywhere(queries) if where is None else where
+        with full_precision(queries.device.type):
+            queries = _precise(queries)
+            offsets = self._offsets(queries.flatten(0, 1), values)
+            locations, weights = self._all_samples(queries, offsets, references)
+        projected = tuple(_precise(value) for value in self._project_values(values))
+        looked = dense_deformable_attention(projected, locations, weights)
+        return self._update_all(looked, references, where)
+
 
 class DepthAwareCrossAttention(_CrossAttention):
     """Deformable cross-attention that also looks along depth: features count where their depth is probable."""
@@ -257,13 +312,35 @@ class DepthAwareCrossAttention(_CrossAttention):
         pairs = _visible_pairs(references, where)
         with full_precision(queries.device.type):
             chosen = _chosen(queries, pairs)
-            planes = chosen.new_tensor([depth.shape[2] for depth in depths])
-            along = self.sampling_offsets_depth(chosen).view(-1, *self.layout) / planes[:, None]
-            offsets = torch.cat([self._offsets(chosen, values), along[..., None]], dim=-1)
-            maps = self._maps(chosen, offsets, references, pairs)
+            maps = self._maps(chosen, self._offsets_3d(chosen, values, depths), references, pairs)
         projected, flat_depths = self._project_values(values), tuple(depth.flatten(0, 1) for depth in depths)
         looked = deformable_attention_3d(projected, flat_depths, pairs.image, maps.locations, maps.weights)
         return self._update(looked, pairs, where), maps
+
+    def dense(
+        self,
+        queries: Float[Tensor, "B Q C"],
+        references: ReferencePoints,
+        values: tuple[Float[Tensor, "B N C _ _"], ...],
+        depths: tuple[Float[Tensor, "B N _ _ _"], ...],
+        where: Bool[Tensor, "B Q"] | None = None,
+    ) -> Float[Tensor, "B Q C"]:
+        """`forward` with static shapes: every query looks into every camera, and features times depths are held."""
+        where = _everywhere(queries) if where is None else where
+        with full_precision(queries.device.type):
+            queries = _precise(queries)
+            offsets = self._offsets_3d(queries.flatten(0, 1), values, depths)
+            locations, weights = self._all_samples(queries, offsets, references)
+        projected = tuple(_precise(value) for value in self._project_values(values))
+        flat_depths = tuple(_precise(depth.flatten(0, 1)) for depth in depths)
+        looked = dense_deformable_attention_3d(projected, flat_depths, locations, weights)
+        return self._update_all(looked, references, where)
+
+    def _offsets_3d(self, queries_KC: Tensor, values: tuple[Tensor, ...], depths: tuple[Tensor, ...]) -> Tensor:
+        """`_offsets` with those along the depth planes: "K heads levels points 3"."""
+        planes = queries_KC.new_tensor([depth.shape[2] for depth in depths])
+        along = self.sampling_offsets_depth(queries_KC).view(-1, *self.layout) / planes[:, None]
+        return torch.cat([self._offsets(queries_KC, values), along[..., None]], dim=-1)
 
 
 def _everywhere(queries: Tensor) -> Tensor:
@@ -272,8 +349,12 @@ def _everywhere(queries: Tensor) -> Tensor:
 
 def _chosen(queries: Tensor, pairs: _Pairs) -> Tensor:
     """The K queries that have something to see, in full precision."""
-    chosen = queries.flatten(0, 1).index_select(0, pairs.seen)
-    return chosen.to(torch.promote_types(chosen.dtype, torch.float32))
+    return _precise(queries.flatten(0, 1).index_select(0, pairs.seen))
+
+
+def _precise(tensor: Tensor) -> Tensor:
+    """In float32 or finer."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _directions(heads: int) -> Float[Tensor, "heads 2"]:
