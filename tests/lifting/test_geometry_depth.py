@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from occloom.errors import InputError
 from occloom.lifting.geometry_depth import (
     LAYERS_2D,
     LAYERS_3D,
@@ -127,6 +128,11 @@ class TestAnySize:
         assert out.context.shape == (2, 5, *size)
         assert out.depth.shape == (2, 8, *size)
         torch.testing.assert_close(out.depth.sum(dim=1), torch.ones(2, *size))
+
+    @pytest.mark.parametrize("sizes", [{"planes": 10}, {"planes": 0}, {"fusion_channels": 12}, {"fusion_channels": 0}])
+    def test_numbers_that_cannot_be_shared_out_are_refused(self, sizes):
+        with pytest.raises(InputError, match="it is a multiple of"):
+            GeometryDepth(**{**SMALL, **sizes})
 
     def test_a_map_smaller_than_the_neighbourhood_is_refused(self):
         with pytest.raises(ValueError, match="at least 5 x 5"):

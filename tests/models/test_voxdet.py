@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from occloom.errors import InputError
-from occloom.grid import LabelSpace
+from occloom.grid import LabelSpace, VoxelGrid
 from occloom.losses.affinity import class_sums, geometric_affinity, semantic_affinity
 from occloom.losses.voxnt import Refinement
 from occloom.models.voxdet import (
@@ -23,6 +23,7 @@ from occloom.models.voxdet import (
     TaskBranch,
     TrilinearClasses,
     TriPlaneDecoupler,
+    volume_grid,
 )
 from occloom.scene import Target
 
@@ -633,3 +634,17 @@ def test_what_cannot_be_built_is_refused():
     for blocks in ((2,), (), (2, 0)):
         with pytest.raises(InputError, match="blocks is"):
             DetectorConfig(blocks=blocks)
+    for stride in ((2, 2, 4), (3, 1, 1), (0, 1, 1)):
+        with pytest.raises(InputError, match="each is 1 or 2"):
+            DetectorConfig(offset_stride=stride)
+
+
+def test_the_volume_of_a_grid_fits_its_detector():
+    grid = VoxelGrid((0.0, 0.0, 0.0), (0.2, 0.2, 0.2), (16, 8, 6))
+    assert volume_grid(grid, (2, 2, 1), TINY).shape == (8, 4, 6)
+    with pytest.raises(ValueError, match="divide the shape"):
+        volume_grid(grid, (2, 2, 4), TINY)
+    with pytest.raises(InputError, match=r"offset_stride is \(2, 2, 2\) and the volume has \(8, 4, 3\) voxels"):
+        volume_grid(grid, (2, 2, 2), TINY)
+    assert volume_grid(grid, (2, 2, 2), replace(TINY, offset_stride=(2, 2, 1))).shape == (8, 4, 3)
+    assert volume_grid(grid, (2, 2, 2), replace(TINY, regress=False, aggregation_layers=0)).shape == (8, 4, 3)

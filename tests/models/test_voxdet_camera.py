@@ -642,5 +642,15 @@ def test_what_cannot_be_built_is_refused():
         VoxDetConfig(feature_stride=5)
     with pytest.raises(InputError, match="heads divides channels"):
         VoxDetConfig(channels=12)
+    for changes in ({"attention_layers": 0}, {"heads": 0}, {"points": 0}):
+        with pytest.raises(InputError, match="all are at least 1"):
+            replace(TINY, **changes)
+    for changes, named in (
+        ({"fusion_channels": 12}, "fusion_channels is 12"),
+        ({"geometry": PixelCentres(replace(PLANES, count=10))}, "planes is 10"),
+        ({"volume_coarsening": (16, 2, 2)}, "offset_stride is"),
+    ):
+        with pytest.raises(InputError, match=named):
+            replace(TINY, **changes).build(GRID, label_space())
     with pytest.raises(ValueError, match="divide the shape"):
         replace(TINY, volume_coarsening=(5, 4, 4)).build(GRID, label_space())

@@ -335,3 +335,5 @@ def test_sizes_that_do_not_fit_are_refused():
         replace(TINY, channels=0)
     with pytest.raises(ValueError, match="divide the shape"):
         replace(TINY, volume_coarsening=(5, 2, 2)).build(GRID, label_space())
+    with pytest.raises(InputError, match="offset_stride is"):
+        replace(TINY, volume_coarsening=(2, 2, 8)).build(GRID, label_space())

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from occloom.backbones.resnet import BasicBlock, Norm
+from occloom.errors import InputError
 from occloom.ops.deformable_conv2d import DeformableConv2d
 from occloom.ops.neighbourhood_attention import neighbourhood_attention
 from occloom.ops.thin_conv3d import few_to_many, many_to_one, pointwise
@@ -54,8 +55,14 @@ class GeometryDepth(nn.Module):
             planes: D; a multiple of 4.
             camera_eps: Variance below which differences between cameras count little.
             fusion_channels: Of the 3D network; a multiple of 8.
+
+        Raises:
+            InputError: If there are not as many planes or fusion channels.
         """
         super().__init__()
+        for name, count, unit in (("planes", planes, 4), ("fusion_channels", fusion_channels, 8)):
+            if count < unit or count % unit:
+                raise InputError(f"{name} is {count}", rule=f"it is a multiple of {unit}")
         self.mono = MonocularDepth(
             in_channels=in_channels,
             channels=channels,

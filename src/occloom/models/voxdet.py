@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from occloom.errors import InputError
-from occloom.grid import LabelSpace, Shape
+from occloom.grid import LabelSpace, Shape, VoxelGrid
 from occloom.heads.factorised import FactorisedHead, FactorisedScores
 from occloom.heads.trilinear import TrilinearHead, TrilinearScores
 from occloom.losses.affinity import ClassSums, class_sums, geometric_affinity, semantic_affinity
@@ -197,7 +197,8 @@ class DetectorConfig:
     offset_hidden: int = 64
     """Channels between the two convolutions of the regression head."""
     offset_stride: Shape = (2, 2, 2)
-    """Voxels of the volume in a voxel of the offset field, along x, y, z; also the resolution of the aggregation."""
+    """Voxels of the volume in a voxel of the offset field, along x, y, z; also the resolution of the aggregation. Each
+    is 1 or 2."""
     regress: bool = True
     """Whether offsets are regressed (Table 4, TDP REG)."""
     aggregation_layers: int = 4
@@ -226,6 +227,31 @@ class DetectorConfig:
             )
         if len(self.blocks) < 2 or min(self.blocks) < 1:
             raise InputError(f"blocks is {self.blocks}", rule="two or more stages of at least one block")
+        if not set(self.offset_stride) <= {1, 2}:
+            raise InputError(
+                f"offset_stride is {self.offset_stride}",
+                rule="each is 1 or 2: only there are averages of blocks what trilinear interpolation gives",
+            )
+
+
+def volume_grid(grid: VoxelGrid, coarsening: Shape, detector: DetectorConfig) -> VoxelGrid:
+    """The grid of the lifted volume.
+
+    Args:
+        grid: Of the labels.
+        coarsening: Voxels of the grid in a voxel of the volume, along x, y, z.
+        detector: That will answer the volume.
+
+    Raises:
+        ValueError: If the coarsening does not divide the grid, or the stride of the offset field the volume.
+    """
+    volume = grid.coarsen(coarsening)
+    if detector.regress and any(n % s for n, s in zip(volume.shape, detector.offset_stride, strict=True)):
+        raise InputError(
+            f"offset_stride is {detector.offset_stride} and the volume has {volume.shape} voxels",
+            rule="the stride divides the volume",
+        )
+    return volume
 
 
 class TriPlaneDecoupler(nn.Module):

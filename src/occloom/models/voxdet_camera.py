@@ -25,10 +25,10 @@ from occloom.grid import LabelSpace, Shape, VoxelGrid
 from occloom.interfaces import Needs, OccupancyModel, Outputs
 from occloom.lifting.cross_attention import DepthAwareCrossAttention, ReferencePoints, project_references
 from occloom.lifting.depth import DepthPlanes
-from occloom.lifting.geometry_depth import GeometryDepth
+from occloom.lifting.geometry_depth import DepthAndContext, GeometryDepth
 from occloom.lifting.lift_splat import frustum_voxels, lift_splat
 from occloom.lifting.proposals import depth_proposals
-from occloom.models.voxdet import DenseDetector, DetectionOutputs, DetectorConfig
+from occloom.models.voxdet import DenseDetector, DetectionOutputs, DetectorConfig, volume_grid
 from occloom.scene import Scene, Target
 from occloom.voxel.resnet3d import group_norm
 
@@ -218,12 +218,63 @@ class VoxDetConfig:
     def __post_init__(self) -> None:
         if self.feature_stride not in (4, 8, 16, 32):
             raise InputError(f"feature_stride is {self.feature_stride}", rule="it is 4, 8, 16 or 32")
+        if min(self.attention_layers, self.heads, self.points) < 1:
+            raise InputError(
+                f"attention_layers is {self.attention_layers}, heads {self.heads} and points {self.points}",
+                rule="all are at least 1",
+            )
         if self.channels % self.heads:
             raise InputError(f"channels is {self.channels} and heads {self.heads}", rule="heads divides channels")
 
     def build(self, grid: VoxelGrid, label_space: LabelSpace) -> "VoxDet":
         """Make the model, with random weights."""
         return VoxDet(self, grid, label_space)
+
+
+def image_parts(
+    trunk: ResNet50DTrunk | SmallTrunk,
+    geometry: ViewGeometry,
+    *,
+    neck_channels: int,
+    feature_stride: int,
+    depth_channels: int,
+    fusion_channels: int,
+    channels: int,
+) -> tuple[ResNet, SecondNeck, GeometryDepth]:
+    """Trunk, neck and depth network; the arguments are the fields of `VoxDetConfig`.
+
+    Raises:
+        InputError: If the depth network cannot have these sizes.
+    """
+    made = trunk.build()
+    neck = SecondNeck(
+        in_channels=made.channels,
+        channels=neck_channels,
+        strides=made.strides,
+        out_stride=feature_stride,
+        norm=trunk.neck_norm(),
+    )
+    depth_net = GeometryDepth(
+        in_channels=neck.channels,
+        channels=depth_channels,
+        context_channels=channels,
+        planes=geometry.planes.count,
+        camera_eps=geometry.camera_eps,
+        fusion_channels=fusion_channels,
+    )
+    return made, neck, depth_net
+
+
+def estimate_depth(
+    scene: Scene, trunk: ResNet, neck: SecondNeck, depth_net: GeometryDepth, geometry: ViewGeometry
+) -> tuple[DepthAndContext, int]:
+    """Depth and context of the M = B * N present pictures, and the image pixels a feature pixel."""
+    assert scene.images is not None, "needs asks for images"
+    assert scene.depth is not None, "needs asks for depth"
+    features = neck(trunk(scene.images[:, 0].flatten(0, 1)))
+    stride = features.strides[0]
+    given = geometry.one_hot(scene.depth[:, 0].flatten(0, 1), stride)
+    return depth_net(features.levels[0], given, geometry.camera_vector(scene)), stride
 
 
 class LiftingLayer(nn.Module):
@@ -369,28 +420,22 @@ class VoxDet(OccupancyModel):
         """Make the model.
 
         Raises:
-            ValueError: If the coarsening does not divide the grid.
+            ValueError: If the coarsening does not divide the grid, or sizes do not fit together.
         """
         super().__init__()
         self.config, self.grid, self.label_space = config, grid, label_space
         self.left_out = {"lifting.level_embedding, rows 1 to 3": 3 * config.channels}
-        self.trunk = config.trunk.build()
-        self.neck = SecondNeck(
-            in_channels=self.trunk.channels,
-            channels=config.neck_channels,
-            strides=self.trunk.strides,
-            out_stride=config.feature_stride,
-            norm=config.trunk.neck_norm(),
-        )
-        self.depth_net = GeometryDepth(
-            in_channels=self.neck.channels,
-            channels=config.depth_channels,
-            context_channels=config.channels,
-            planes=config.geometry.planes.count,
-            camera_eps=config.geometry.camera_eps,
+        volume = volume_grid(grid, config.volume_coarsening, config.detector)
+        self.trunk, self.neck, self.depth_net = image_parts(
+            config.trunk,
+            config.geometry,
+            neck_channels=config.neck_channels,
+            feature_stride=config.feature_stride,
+            depth_channels=config.depth_channels,
             fusion_channels=config.fusion_channels,
+            channels=config.channels,
         )
-        self.lifting = DepthGuidedLifting(config, grid.coarsen(config.volume_coarsening))
+        self.lifting = DepthGuidedLifting(config, volume)
         self.detector = DenseDetector(
             config.detector, channels=config.channels, label_space=label_space, factors=config.volume_coarsening
         )
@@ -401,18 +446,10 @@ class VoxDet(OccupancyModel):
 
     def lift(self, scene: Scene) -> Float[Tensor, "B C X Y Z"]:
         """The lifted volume V of the present frame (4.1)."""
-        assert scene.images is not None, "VoxDet.needs asks for images"
-        assert scene.depth is not None, "VoxDet.needs asks for depth"
-        images, depth = scene.images[:, 0], scene.depth[:, 0]
-        features = self.neck(self.trunk(images.flatten(0, 1)))
-        stride = features.strides[0]
-        estimate = self.depth_net(
-            features.levels[0],
-            self.config.geometry.one_hot(depth.flatten(0, 1), stride),
-            self.config.geometry.camera_vector(scene),
-        )
-        cameras = images.shape[:2]
-        return self.lifting(scene, estimate.context.unflatten(0, cameras), estimate.depth.unflatten(0, cameras), stride)
+        estimate, stride = estimate_depth(scene, self.trunk, self.neck, self.depth_net, self.config.geometry)
+        batch, _, cameras = scene.camera_valid.shape
+        context, depth = (part.unflatten(0, (batch, cameras)) for part in (estimate.context, estimate.depth))
+        return self.lifting(scene, context, depth, stride)
 
     def loss(self, outputs: Outputs, target: Target) -> dict[str, Float[Tensor, ""]]:
         """The weighted terms of Eq. 8."""

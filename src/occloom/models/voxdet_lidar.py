@@ -20,7 +20,7 @@ from occloom.errors import InputError
 from occloom.geometry.voxelize import flat_index, voxel_index
 from occloom.grid import LabelSpace, Shape, VoxelGrid
 from occloom.interfaces import Needs, OccupancyModel, Outputs
-from occloom.models.voxdet import DenseDetector, DetectionOutputs, DetectorConfig
+from occloom.models.voxdet import DenseDetector, DetectionOutputs, DetectorConfig, volume_grid
 from occloom.scene import Points, Scene, Target
 from occloom.voxel.encoder3d import VolumeEncoder3d, VolumeNeck
 
@@ -136,12 +136,13 @@ class VoxDetL(OccupancyModel):
         """Make the model.
 
         Raises:
-            ValueError: If the coarsening does not divide the grid.
+            ValueError: If the coarsening does not divide the grid, or the stride of the offset field the volume.
         """
         super().__init__()
         self.config, self.grid, self.label_space = config, grid, label_space
         channels = config.channels
-        self.points = PointEncoder(config.point_channels, channels, grid.coarsen(config.volume_coarsening))
+        volume = volume_grid(grid, config.volume_coarsening, config.detector)
+        self.points = PointEncoder(config.point_channels, channels, volume)
         self.backbone = VolumeEncoder3d(
             channels, config.blocks, drop_path=config.drop_path, shortcut_norm=nn.BatchNorm3d
         )

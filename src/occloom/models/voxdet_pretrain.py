@@ -18,7 +18,6 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from occloom.backbones.pretrained import load_trunk
-from occloom.backbones.second_neck import SecondNeck
 from occloom.errors import InputError
 from occloom.geometry.precision import full_precision
 from occloom.geometry.projection import project
@@ -26,9 +25,16 @@ from occloom.geometry.rigid import transform_points
 from occloom.grid import LabelSpace, VoxelGrid
 from occloom.interfaces import Needs, OccupancyModel, Outputs
 from occloom.lifting.depth import DepthPlanes
-from occloom.lifting.geometry_depth import GeometryDepth
 from occloom.losses.depth import depth_divergence
-from occloom.models.voxdet_camera import PixelCentres, ResNet50DTrunk, SmallTrunk, ViewGeometry, nearest_depth
+from occloom.models.voxdet_camera import (
+    PixelCentres,
+    ResNet50DTrunk,
+    SmallTrunk,
+    ViewGeometry,
+    estimate_depth,
+    image_parts,
+    nearest_depth,
+)
 from occloom.scene import Scene, Target
 
 SLAB_VOXELS = 1 << 17
@@ -176,24 +182,21 @@ class VoxDetPretrain(OccupancyModel):
     needs = Needs(images=True, depth=True, true_depth=True, image_labels=True)
 
     def __init__(self, config: VoxDetPretrainConfig, grid: VoxelGrid, label_space: LabelSpace) -> None:
-        """Make the model."""
+        """Make the model.
+
+        Raises:
+            InputError: If the depth network cannot have the sizes that the config names.
+        """
         super().__init__()
         self.config, self.grid, self.label_space = config, grid, label_space
-        self.trunk = config.trunk.build()
-        self.neck = SecondNeck(
-            in_channels=self.trunk.channels,
-            channels=config.neck_channels,
-            strides=self.trunk.strides,
-            out_stride=config.feature_stride,
-            norm=config.trunk.neck_norm(),
-        )
-        self.depth_net = GeometryDepth(
-            in_channels=self.neck.channels,
-            channels=config.depth_channels,
-            context_channels=config.channels,
-            planes=config.geometry.planes.count,
-            camera_eps=config.geometry.camera_eps,
+        self.trunk, self.neck, self.depth_net = image_parts(
+            config.trunk,
+            config.geometry,
+            neck_channels=config.neck_channels,
+            feature_stride=config.feature_stride,
+            depth_channels=config.depth_channels,
             fusion_channels=config.fusion_channels,
+            channels=config.channels,
         )
         self.segmentation = SegmentationHead(
             in_channels=config.channels,
@@ -204,12 +207,8 @@ class VoxDetPretrain(OccupancyModel):
     def forward(self, scene: Scene) -> SurfaceScores:
         """Depth and classes of the present pictures."""
         assert scene.images is not None, "needs asks for images"
-        assert scene.depth is not None, "needs asks for depth"
-        images, given = scene.images[:, 0], scene.depth[:, 0].flatten(0, 1)
-        (batch, cameras), (height, width) = images.shape[:2], images.shape[-2:]
-        features = self.neck(self.trunk(images.flatten(0, 1)))
-        stride, geometry = features.strides[0], self.config.geometry
-        estimate = self.depth_net(features.levels[0], geometry.one_hot(given, stride), geometry.camera_vector(scene))
+        batch, _, cameras, _, height, width = scene.images.shape
+        estimate, stride = estimate_depth(scene, self.trunk, self.neck, self.depth_net, self.config.geometry)
         image_logits = self.segmentation(estimate.context)[..., :height, :width]
         return SurfaceScores(
             depth=estimate.depth.unflatten(0, (batch, cameras)),
@@ -217,7 +216,7 @@ class VoxDetPretrain(OccupancyModel):
             intrinsics=scene.cameras.intrinsics[:, 0],
             camera_from_ego=scene.cameras.camera_from_ego[:, 0],
             valid=scene.camera_valid[:, 0] & scene.frame_valid[:, :1],
-            planes=geometry.planes,
+            planes=self.config.geometry.planes,
             stride=stride,
             grid=self.grid,
             empty=self.label_space.empty,
