@@ -168,7 +168,7 @@ def test_one_hot_of_planes_that_are_not_there_is_zero():
 
 
 def test_camera_vector_says_intrinsics_and_pose():
-    scene = random_scene(batch=2, cameras=3)
+    scene = random_scene(batch=2, cameras=3, size=(24, 40))
     vectors = PixelCentres(PLANES).camera_vector(scene)
     assert vectors.shape == (6, 33)
     for m, (b, n) in enumerate(itertools.product(range(2), range(3))):
@@ -176,10 +176,10 @@ def test_camera_vector_says_intrinsics_and_pose():
         pose = torch.linalg.inv(scene.cameras.camera_from_ego[b, 0, n].double())[:3].flatten().tolist()
         identity = torch.eye(3)
         # Reference voxdet 3, in its order: fourth column of the projection, resize and crop, warp of the volume.
-        projection = [matrix[0][0], matrix[1][1], matrix[0][2], matrix[1][2], 0, 0, 0]
+        shares = [matrix[0][0] / 40, matrix[1][1] / 24, matrix[0][2] / 40, matrix[1][2] / 24]
         resize = [*identity[0, :2].tolist(), 0, *identity[1, :2].tolist(), 0]
         warp = [*identity[:2, :2].flatten().tolist(), identity[2, 2].item(), 0, 0, 0]
-        assert vectors[m].tolist() == pytest.approx(projection + resize + warp + pose, abs=1e-5)
+        assert vectors[m].tolist() == pytest.approx(shares + [0, 0, 0] + resize + warp + pose, abs=1e-5)
 
 
 def test_references_name_the_place_of_a_point_among_pixels_and_planes():
