@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from occloom.data.kitti360_labels import KITTI_360
 from occloom.data.label_spaces import SEMANTIC_KITTI, SEMANTIC_KITTI_GRID
 from occloom.errors import InputError
-from occloom.grid import LabelSpace
 from occloom.interfaces import OccupancyModel
 from occloom.models.baseline import BaselineConfig
 from occloom.models.released_checkpoints import (
@@ -29,9 +29,6 @@ from occloom.models.voxdet_camera import VoxDetConfig
 from occloom.models.voxdet_lidar import VoxDetLConfig
 
 LEVELS = "VoxFormer_head.cross_transformer.level_embeds"
-KITTI_360 = LabelSpace(  # as many classes as KITTI-360 has
-    names=SEMANTIC_KITTI.names[:19], empty=0, colours=SEMANTIC_KITTI.colours[:19], frequencies=(2.0,) * 19
-)
 CASES = {
     "voxdet_camera_semantickitti": (VoxDetConfig(), SEMANTIC_KITTI, CAMERA_NAMES, CAMERA_UNUSED),
     "voxdet_camera_kitti360": (VoxDetConfig(), KITTI_360, CAMERA_NAMES, CAMERA_UNUSED),

@@ -6,9 +6,10 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_voxdet import VARIANTS, count, label_space
 
 from occloom.errors import InputError
-from occloom.grid import LabelSpace, VoxelGrid
+from occloom.grid import VoxelGrid
 from occloom.losses.affinity import class_sums, geometric_affinity, semantic_affinity
 from occloom.losses.voxnt import Refinement
 from occloom.models.voxdet import (
@@ -36,25 +37,6 @@ TINY = DetectorConfig(
     scoring=TrilinearClasses(hidden=4),
     refinement=Refinement(classes=(1,), maximum=(7, 7, 7), minimum=(3, 3, 3)),
 )
-# Table 4 of the paper.
-VARIANTS = {
-    "a": {
-        "regress": False,
-        "aggregation_layers": 0,
-        "decouple_regression": False,
-        "decouple_classification": False,
-    },
-    "b": {"aggregation_layers": 0, "decouple_regression": False, "decouple_classification": False},
-    "c": {"decouple_regression": False, "decouple_classification": False},
-    "d": {"decouple_classification": False},
-    "e": {"decouple_regression": False},
-    "f": {},
-}
-
-
-def label_space(classes=CLASSES, empty=0):
-    frequencies = tuple(1e6 if c == empty else 1e3 * (c + 1) for c in range(classes))
-    return LabelSpace(tuple(f"c{c}" for c in range(classes)), empty, ((0, 0, 0),) * classes, frequencies)
 
 
 def random(*shape, seed=0, dtype=torch.float64):
@@ -355,62 +337,6 @@ def test_variants_of_table_4_run_and_learn_with_every_parameter(variant):
     assert ("regression" in terms) == (variant != "a")
     sum(terms.values()).backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
-
-
-def count(module):
-    return sum(p.numel() for p in module.parameters())
-
-
-@pytest.fixture(scope="module")
-def full_size():
-    """Detectors of the paper's size of all variants, without memory."""
-    with torch.device("meta"):
-        return {
-            name: DenseDetector(
-                replace(DetectorConfig(), **changes), channels=128, label_space=label_space(20), factors=(2, 2, 2)
-            )
-            for name, changes in VARIANTS.items()
-        }
-
-
-# Reference voxdet 6, 11: parameters of the released modules.
-ENCODER, DECOUPLER, NECK, OFFSET_HEAD, AGGREGATION_LAYER, CLASS_HEAD = (
-    6_639_360,
-    571_958,
-    951_296,
-    221_696,
-    66_560,
-    222_592,
-)
-
-
-def test_parameters_of_each_module_are_those_of_the_reference(full_size):
-    model = full_size["f"]
-    assert count(model.encoder) == ENCODER
-    for branch in (model.classification, model.regression):
-        assert [count(part) for part in branch.decouplers] == [DECOUPLER] * 2
-        assert count(branch.neck) == NECK
-    assert count(model.offset_head) == OFFSET_HEAD
-    assert [count(layer) for layer in model.aggregation] == [AGGREGATION_LAYER] * 4
-    assert count(model.class_head) == count(model.auxiliary_head) == CLASS_HEAD
-    # Whole SVE and TDP as the reference sums them up.
-    assert count(model) == 6_639_360 + 2_287_832 + 1_902_592 + 710_528 + 222_592
-
-
-def test_variants_differ_by_the_modules_that_table_4_adds(full_size):
-    counts = {name: count(model) for name, model in full_size.items()}
-    assert counts["a"] == ENCODER + NECK + 2 * CLASS_HEAD
-    assert counts["b"] - counts["a"] == OFFSET_HEAD
-    assert counts["c"] - counts["b"] == 4 * AGGREGATION_LAYER
-    # A second branch, of which one decouples.
-    assert counts["d"] - counts["c"] == counts["e"] - counts["c"] == NECK + 2 * DECOUPLER
-    assert counts["f"] - counts["e"] == 2 * DECOUPLER
-
-
-def test_full_widths_fit_together(full_size):
-    outputs = full_size["f"](torch.empty(1, 128, 32, 24, 8, device="meta"))
-    assert outputs.logits.shape == outputs.auxiliary.logits.shape == (1, 20, 64, 48, 16)
-    assert outputs.offsets.shape == (1, 6, 16, 12, 4)
 
 
 def test_no_auxiliary_scores_in_evaluation_and_no_head_without_weight():

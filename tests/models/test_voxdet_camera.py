@@ -5,78 +5,18 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_voxdet import GRID, PLANES, STEADY, TINY, label_space, random_scene
 
 from occloom.errors import InputError
-from occloom.grid import LabelSpace, VoxelGrid
 from occloom.lifting.depth import DepthPlanes
-from occloom.lifting.proposals import depth_proposals
-from occloom.models.voxdet import DetectorConfig, LossWeights, TrilinearClasses
 from occloom.models.voxdet_camera import (
-    DepthGuidedLifting,
     PixelCentres,
-    SmallTrunk,
     VoxDetConfig,
     nearest_depth,
     planes_one_hot,
     ragged_to_padded,
 )
-from occloom.scene import Cameras, Scene, Target
-
-GRID = VoxelGrid(lower=(0.0, -3.2, -1.2), voxel_size=(0.4, 0.4, 0.4), shape=(16, 16, 8))
-PLANES = DepthPlanes(near=0.7, step=0.6, count=12)
-TINY = VoxDetConfig(
-    trunk=SmallTrunk(width=8),
-    neck_channels=4,
-    feature_stride=4,
-    depth_channels=8,
-    fusion_channels=8,
-    geometry=PixelCentres(PLANES),
-    channels=8,
-    attention_layers=2,
-    heads=2,
-    points=2,
-    feedforward=6,
-    detector=DetectorConfig(
-        blocks=(1, 1), groups=2, offset_hidden=4, aggregation_layers=1, scoring=TrilinearClasses(hidden=4)
-    ),
-)
-STEADY = replace(TINY, dropout=0.0, detector=replace(TINY.detector, drop_path=0.0))
-
-
-def label_space(classes=5, empty=0):
-    frequencies = tuple(1e6 if c == empty else 1e3 * (c + 1) for c in range(classes))
-    return LabelSpace(tuple(f"c{c}" for c in range(classes)), empty, ((0, 0, 0),) * classes, frequencies)
-
-
-def poses(batch, frames, cameras):
-    """camera_from_ego of cameras that look forward, turned a little one against the other."""
-    forward = torch.tensor([[0.0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
-    turned = []
-    for k in range(batch * frames * cameras):
-        c, s = math.cos(0.2 * k), math.sin(0.2 * k)
-        turn = torch.tensor([[c, s, 0, 0.1 * k], [-s, c, 0, 0.05], [0, 0, 1, -0.1], [0, 0, 0, 1]])
-        turned.append(forward @ turn)
-    return torch.stack(turned).view(batch, frames, cameras, 4, 4)
-
-
-def random_scene(batch=2, cameras=1, frames=1, size=(24, 40), seed=0, known=0.02):
-    generator = torch.Generator().manual_seed(seed)
-    lead, (height, width) = (batch, frames, cameras), size
-    intrinsics = torch.tensor([[width * 0.6, 0, width / 2], [0, width * 0.55, height / 2 - 1], [0, 0, 1]])
-    depth = torch.rand(*lead, height, width, generator=generator) * 7
-    return Scene(
-        cameras=Cameras(
-            intrinsics=intrinsics.repeat(*lead, 1, 1),
-            camera_from_ego=poses(*lead),
-            time=torch.zeros(lead),
-        ),
-        now_from_then=torch.eye(4).repeat(batch, frames, 1, 1),
-        time=torch.zeros(batch, frames),
-        frame_valid=torch.ones(batch, frames, dtype=torch.bool),
-        camera_valid=torch.ones(lead, dtype=torch.bool),
-        images=torch.rand(*lead, 3, height, width, generator=generator),
-        depth=torch.where(torch.rand(depth.shape, generator=generator) < known, depth, 0.0),
-    )
+from occloom.scene import Target
 
 
 def random_target(batch=2, classes=5, seed=0):
@@ -179,7 +119,7 @@ def test_camera_vector_says_intrinsics_and_pose():
         shares = [matrix[0][0] / 40, matrix[1][1] / 24, matrix[0][2] / 40, matrix[1][2] / 24]
         resize = [*identity[0, :2].tolist(), 0, *identity[1, :2].tolist(), 0]
         warp = [*identity[:2, :2].flatten().tolist(), identity[2, 2].item(), 0, 0, 0]
-        assert vectors[m].tolist() == pytest.approx(shares + [0, 0, 0] + resize + warp + pose, abs=1e-5)
+        assert vectors[m].tolist() == pytest.approx([*shares, 0, 0, 0, *resize, *warp, *pose], abs=1e-5)
 
 
 def test_references_name_the_place_of_a_point_among_pixels_and_planes():
@@ -228,196 +168,6 @@ def test_ragged_to_padded_lists_the_chosen_in_order(share):
     for row, places, valid, count in zip(chosen, index, real, counts, strict=True):
         assert places[valid].tolist() == [i for i, c in enumerate(row.tolist()) if c]
         assert valid.tolist() == [True] * count + [False] * (length - count)
-
-
-# --- lifting ---------------------------------------------------------------------------------------------------------
-
-
-COARSE = VoxelGrid(lower=(0.0, -3.2, -1.2), voxel_size=(0.8, 0.8, 0.8), shape=(8, 8, 4))
-FEATURE_SIZE, STRIDE = (6, 10), 4
-
-
-def lifting(config=STEADY, seed=0):
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        part = DepthGuidedLifting(config, COARSE)
-        for parameter in part.parameters():
-            torch.nn.init.normal_(parameter, std=0.4)
-    return part
-
-
-def context_and_depth(batch=2, cameras=1, channels=8, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    context = torch.randn(batch, cameras, channels, *FEATURE_SIZE, generator=generator)
-    logits = torch.randn(batch, cameras, PLANES.count, *FEATURE_SIZE, generator=generator)
-    return context, logits.softmax(dim=2)
-
-
-def plain_attention(attention, query, u, v, d, value, depth):
-    """Eight corners a sample, `points` samples a head, for one query in one image."""
-    heads, points, (channels, h, w), planes = STEADY.heads, STEADY.points, value.shape, len(depth)
-    shift = attention.sampling_offsets(query).view(heads, points, 2)
-    deeper = attention.sampling_offsets_depth(query).view(heads, points)
-    weight = attention.attention_weights(query).view(heads, points).exp()
-    width = channels // heads
-    sums = []
-    for head in range(heads):
-        own, total = value[head * width : (head + 1) * width], 0
-        for point in range(points):
-            x, y = u * w - 0.5 + shift[head, point, 0], v * h - 0.5 + shift[head, point, 1]
-            z = d * planes - 0.5 + deeper[head, point]
-            for i, j, k in itertools.product((0, 1), repeat=3):
-                column, row, plane = (math.floor(t.item()) + e for t, e in zip((x, y, z), (i, j, k), strict=True))
-                if 0 <= column < w and 0 <= row < h and 0 <= plane < planes:
-                    near = (1 - (x - column).abs()) * (1 - (y - row).abs()) * (1 - (z - plane).abs())
-                    share = weight[head, point] / weight[head].sum()
-                    total = total + share * near * depth[plane, row, column] * own[:, row, column]
-        sums.append(total if torch.is_tensor(total) else torch.zeros(width))
-    return torch.cat(sums)
-
-
-def plain_queries(part, scene, b, queries, places, context, depth):
-    """Post-norm layers on the queries of one sample, one query after the other."""
-    centres = COARSE.centres()
-    embedded = context[b] + (part.camera_embedding + part.level_embedding)[0, :, None, None]
-    for layer in part.layers:
-        maps = torch.einsum("oc,nchw->nohw", layer.attention.value_proj.weight, embedded)
-        maps = maps + layer.attention.value_proj.bias[:, None, None]
-        after = []
-        for query, place in zip(queries, places, strict=True):
-            found = []
-            for n in range(len(maps)):
-                camera = scene.cameras.camera_from_ego[b, 0, n] @ torch.cat([centres[*place], torch.ones(1)])
-                pixel = scene.cameras.intrinsics[b, 0, n] @ camera[:3]
-                u = (pixel[0] / pixel[2] + 0.5) / (FEATURE_SIZE[1] * STRIDE)
-                v = (pixel[1] / pixel[2] + 0.5) / (FEATURE_SIZE[0] * STRIDE)
-                if scene.camera_valid[b, 0, n] and camera[2] > 0 and 0 < u < 1 and 0 < v < 1:
-                    d = ((camera[2] - PLANES.near) / PLANES.step + 0.5) / PLANES.count
-                    found.append(plain_attention(layer.attention, query, u, v, d, maps[n], depth[b, n]))
-            mean = sum(found) / len(found) if found else torch.zeros_like(query)
-            query = layer.attention_norm(query + layer.attention.output_proj(mean))
-            after.append(layer.feedforward_norm(query + layer.feedforward(query)))
-        queries = after
-    return queries
-
-
-def plain_lifting(part, scene, context, depth):
-    """Splat pixel by pixel, embed every voxel, then ask the images for each proposed one."""
-    geometry, valid = PixelCentres(PLANES), scene.camera_valid[:, 0]
-    voxels = geometry.voxels(scene, COARSE, FEATURE_SIZE, STRIDE)
-    proposed = depth_proposals(
-        scene.depth[:, 0] * valid[..., None, None],
-        scene.cameras.intrinsics[:, 0],
-        scene.cameras.camera_from_ego[:, 0],
-        COARSE,
-    )
-    answers = []
-    for b in range(len(context)):
-        sums = [torch.zeros(context.shape[2]) for _ in range(COARSE.num_voxels)]
-        for n, i, j, d in itertools.product(*map(range, (context.shape[1], *FEATURE_SIZE, PLANES.count))):
-            if valid[b, n] and voxels[b, n, i, j, d] >= 0:
-                at = voxels[b, n, i, j, d].item()
-                sums[at] = sums[at] + context[b, n, :, i, j] * depth[b, n, d, i, j]
-        volume = part.embed_volume(torch.stack(sums))
-        rows = list(part.embed_unproposed(volume))
-        places = proposed[b].nonzero().tolist()
-        flat = [(x * COARSE.shape[1] + y) * COARSE.shape[2] + z for x, y, z in places]
-        asked = plain_queries(part, scene, b, [volume[i] for i in flat], places, context, depth)
-        for i, row in zip(flat, asked, strict=True):
-            rows[i] = row
-        answers.append(torch.stack(rows).view(*COARSE.shape, -1).permute(3, 0, 1, 2))
-    return torch.stack(answers)
-
-
-@pytest.mark.parametrize("cameras", [1, 2])
-def test_lifting_against_loops_over_pixels_and_queries_forward_and_backward(cameras):
-    part, scene = lifting(), random_scene(cameras=cameras, known=0.008)
-    if cameras > 1:
-        scene = replace(scene, camera_valid=torch.tensor([[[True, False]], [[True, True]]]))
-    weight = torch.randn(2, 8, *COARSE.shape, generator=torch.Generator().manual_seed(5))
-    results = []
-    for function in (lambda c, d: part(scene, c, d, STRIDE), lambda c, d: plain_lifting(part, scene, c, d)):
-        part.zero_grad()
-        context, depth = (x.requires_grad_() for x in context_and_depth(cameras=cameras))
-        volume = function(context, depth)
-        (volume * weight).sum().backward()
-        grads = {name: p.grad.clone() for name, p in part.named_parameters()}
-        results.append({"volume": volume.detach(), "context": context.grad, "depth": depth.grad} | grads)
-    for name, plain in results[1].items():
-        assert plain.any(), name
-        torch.testing.assert_close(
-            results[0][name], plain, rtol=2e-4, atol=2e-4 * plain.abs().max().item(), msg=lambda m, n=name: f"{n}: {m}"
-        )
-
-
-def test_query_i_samples_at_the_centre_of_voxel_i():
-    """Features that tell their own pixel come back as the pixel the voxel's centre projects to."""
-    part, scene = lifting(), random_scene(batch=2, known=0.05)
-    attention = part.layers[0].attention
-    with torch.no_grad():
-        for parameter in attention.parameters():
-            parameter.zero_()
-        for layer in (attention.value_proj, attention.output_proj):
-            layer.weight.copy_(torch.eye(8))
-        part.camera_embedding.zero_()
-        part.level_embedding.zero_()
-    h, w = FEATURE_SIZE
-    v, u = torch.meshgrid(torch.arange(h) * 4 + 1.5, torch.arange(w) * 4 + 1.5, indexing="ij")
-    context = torch.stack([u, v, torch.ones_like(u)] + [torch.zeros_like(u)] * 5).expand(2, 1, -1, -1, -1)
-    depth = torch.arange(PLANES.count)[:, None, None] * PLANES.step + PLANES.near
-    answers = []
-    attention.register_forward_hook(lambda module, inputs, output: answers.append(output))
-    # The two heads read channels of their own; all read the same depth, here the depth itself instead of a probability.
-    part(scene, context, depth.expand(2, 1, -1, h, w), STRIDE)
-    checked = 0
-    for b in range(2):
-        proposed = depth_proposals(
-            scene.depth[:, 0], scene.cameras.intrinsics[:, 0], scene.cameras.camera_from_ego[:, 0], COARSE
-        )[b]
-        for row, place in zip(answers[0][b], proposed.nonzero().tolist(), strict=False):
-            camera = scene.cameras.camera_from_ego[b, 0, 0] @ torch.cat([COARSE.centres()[*place], torch.ones(1)])
-            pixel = scene.cameras.intrinsics[b, 0, 0] @ camera[:3] / camera[2]
-            within = 1.5 < pixel[0] < 4 * w - 2.5 and 1.5 < pixel[1] < 4 * h - 2.5
-            if within and PLANES.near < camera[2] < PLANES.near + PLANES.step * (PLANES.count - 1):
-                # Bilinear in the pixel and linear in depth: the product of the two linear fields at the very place.
-                expected = torch.stack([pixel[0] * camera[2], pixel[1] * camera[2], camera[2]])
-                torch.testing.assert_close(row[:3], expected, rtol=1e-4, atol=1e-4)
-                checked += 1
-    assert checked > 10
-
-
-def test_without_proposals_every_voxel_is_embedded_alike():
-    part, scene = lifting(), random_scene(known=0.0)
-    assert not scene.depth.any()
-    context, depth = context_and_depth()
-    torch.testing.assert_close(part(scene, context, depth, STRIDE), plain_lifting(part, scene, context, depth))
-
-
-def test_proposals_change_their_own_voxels_only():
-    part, scene = lifting(), random_scene(known=0.05)
-    context, depth = context_and_depth()
-    nothing = part(replace(scene, depth=torch.zeros_like(scene.depth)), context, depth, STRIDE)
-    differs = (part(scene, context, depth, STRIDE) != nothing).any(dim=1)
-    proposed = depth_proposals(
-        scene.depth[:, 0], scene.cameras.intrinsics[:, 0], scene.cameras.camera_from_ego[:, 0], COARSE
-    )
-    assert torch.equal(differs, proposed)
-    assert proposed[0].sum() != proposed[1].sum()
-
-
-def test_order_of_cameras_does_not_matter():
-    part, scene, (context, depth) = lifting(), random_scene(cameras=3, known=0.05), context_and_depth(cameras=3)
-    order = torch.tensor([2, 0, 1])
-    shuffled = replace(
-        scene,
-        cameras=scene.cameras.map(lambda t: t[:, :, order]),
-        images=scene.images[:, :, order],
-        depth=scene.depth[:, :, order],
-    )
-    expected = part(scene, context, depth, STRIDE)
-    torch.testing.assert_close(
-        part(shuffled, context[:, order], depth[:, order], STRIDE), expected, rtol=1e-4, atol=1e-4
-    )
 
 
 # --- the model -------------------------------------------------------------------------------------------------------
@@ -587,54 +337,6 @@ def test_trunk_weights_come_from_a_file(tmp_path):
 def test_no_weights_for_a_trunk_of_which_none_are_published():
     with pytest.raises(InputError, match="no ImageNet weights are published"):
         tiny_model().load_trunk_weights("imagenet")
-
-
-# --- published sizes -------------------------------------------------------------------------------------------------
-
-
-SEMANTICKITTI = VoxelGrid((0.0, -25.6, -2.0), (0.2, 0.2, 0.2), (256, 256, 32))
-
-
-def full_size(config, classes=20):
-    with torch.device("meta"):
-        return config.build(SEMANTICKITTI, label_space(classes))
-
-
-def count(module):
-    return sum(p.numel() for p in module.parameters())
-
-
-def test_parameters_of_each_module_are_those_of_the_reference():
-    model = full_size(VoxDetConfig())
-    left_out = sum(model.left_out.values())
-    # Reference voxdet 11. Of four rows of level embeddings the released code uses one.
-    assert left_out == 3 * 128
-    assert count(model.trunk) == 23_527_264
-    assert count(model.neck) == 4_916_224
-    assert count(model.depth_net) == 12_102_702
-    assert count(model.lifting) + left_out == 448_064
-    assert [count(layer) for layer in model.lifting.layers] == [132_480] * 3
-    assert count(model.lifting.embed_volume) == 33_280
-    assert count(model.lifting.embed_unproposed) == 16_704
-    assert count(model.detector) == 6_639_360 + 2_287_832 + 1_902_592 + 710_528 + 222_592
-    assert count(model) + left_out == 52_757_158
-
-
-def test_parameters_on_kitti_360_are_those_of_the_reference():
-    model = full_size(VoxDetConfig(), classes=19)
-    assert count(model) + sum(model.left_out.values()) == 52_757_030
-
-
-def test_parameters_of_the_baseline_are_those_of_the_reference():
-    detector = DetectorConfig(
-        regress=False,
-        aggregation_layers=0,
-        decouple_regression=False,
-        decouple_classification=False,
-        weights=LossWeights(auxiliary=0.0),
-    )
-    model = full_size(VoxDetConfig(detector=detector))
-    assert count(model) + sum(model.left_out.values()) == 48_807_502
 
 
 def test_what_cannot_be_built_is_refused():
