@@ -29,8 +29,8 @@ def depth_divergence(
 ) -> Float[Tensor, ""]:
     """Mean Kullback-Leibler divergence of the estimated distribution from `gaussian_planes` of the true depth.
 
-    VoxDet's depth pre-training (reference voxdet 9). The released code compares with planes at half the true distance
-    (reference voxdet 0.3); here they stand where lifting puts them.
+    VoxDet's depth pre-training (reference voxdet 9). The released target peaks at twice the true depth, that of 5 m at
+    the plane of 10 m (reference voxdet 0.3); here it peaks at the true one, where lifting puts it.
 
     Args:
         probability: Of each plane; sums to 1 over the planes.
