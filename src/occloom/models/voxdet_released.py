@@ -135,27 +135,40 @@ class _Rig:
 
 
 def _rig(scene: Scene) -> _Rig:
-    """The raw numbers behind a scene's fitted cameras: those of the raw camera whose field of view is the nearest.
+    """The raw numbers behind a scene's fitted cameras: those of the raw camera whose field of view is the nearest."""
+    table, off = _raw_cameras(scene)
+    chosen = table[off.argmin(-1)]
+    return _Rig(chosen[..., :7], chosen[..., 7], chosen[..., 8], scene.cameras.camera_from_ego[:, 0])
 
-    Raises:
-        InputError: If there is none near.
-    """
+
+def _raw_cameras(scene: Scene) -> tuple[Float[Tensor, "R 9"], Float[Tensor, "B N R"]]:
+    """Each raw camera fitted to the size of the scene's pictures, and by which share the scene's focal lengths differ."""
     assert scene.images is not None, "needs asks for images"
     height, width = scene.images.shape[-2:]
     focal = scene.cameras.intrinsics[:, 0, :, 0, 0]
     raw = [(c.focal, c.focal, *c.centre, *c.column, *_fit(c, height, width)) for c in RAW_CAMERAS]
     table = torch.tensor(raw, dtype=focal.dtype, device=focal.device)
-    known = table[:, 0] * table[:, 7]
-    off = (focal[..., None] / known - 1).abs()
+    return table, (focal[..., None] / (table[:, 0] * table[:, 7]) - 1).abs()
+
+
+def _refuse_unknown_cameras(scene: Scene) -> None:
+    """Look once a forward, for it makes the host wait for the device.
+
+    Raises:
+        InputError: If no raw camera is near one of the scene's.
+    """
+    table, off = _raw_cameras(scene)
     # A tenth: fitted pictures are off by some rounding, other data sets' cameras by a quarter.
-    if not off.is_meta and bool((off.amin(-1) > 0.1).any()):
-        raise InputError(
-            f"a camera has a focal length of {float(focal[off.amin(-1) > 0.1][0]):.1f} pixels at a width of {width}",
-            rule=f"the released weights know KITTI's and KITTI-360's: {', '.join(f'{f:.1f}' for f in known.tolist())}",
-            remedy="use a recipe without `released` in its name",
-        )
-    chosen = table[off.argmin(-1)]
-    return _Rig(chosen[..., :7], chosen[..., 7], chosen[..., 8], scene.cameras.camera_from_ego[:, 0])
+    unknown = off.amin(-1) > 0.1
+    if off.is_meta or not bool(unknown.any()):
+        return
+    assert scene.images is not None, "needs asks for images"
+    focal, known = scene.cameras.intrinsics[:, 0, :, 0, 0][unknown][0], (table[:, 0] * table[:, 7]).tolist()
+    raise InputError(
+        f"a camera has a focal length of {float(focal):.1f} pixels at a width of {scene.images.shape[-1]}",
+        rule=f"the released weights know KITTI's and KITTI-360's: {', '.join(f'{f:.1f}' for f in known)}",
+        remedy="use a recipe without `released` in its name",
+    )
 
 
 def _fit(camera: RawCamera, height: int, width: int) -> tuple[float, float]:
@@ -240,7 +253,12 @@ class ReleasedGeometry:
         return (proposed | (proposed.sum(1, keepdim=True) < 2)).unflatten(1, grid.shape)
 
     def camera_vector(self, scene: Scene) -> Float[Tensor, "M 33"]:
-        """Raw intrinsics and fourth column; scale and shift of the picture; no warp; velodyne from camera 0."""
+        """Raw intrinsics and fourth column; scale and shift of the picture; no warp; velodyne from camera 0.
+
+        Raises:
+            InputError: If the released weights know none of a camera's focal length; other methods take the nearest.
+        """
+        _refuse_unknown_cameras(scene)
         rig = _rig(scene)
         zero, one = torch.zeros_like(rig.scale), torch.ones_like(rig.scale)
         picture = torch.stack([rig.scale, zero, zero, zero, rig.scale, rig.shift], dim=-1)
