@@ -142,7 +142,7 @@ def _rig(scene: Scene) -> _Rig:
 
 
 def _raw_cameras(scene: Scene) -> tuple[Float[Tensor, "R 9"], Float[Tensor, "B N R"]]:
-    """Each raw camera fitted to the size of the scene's pictures, and by which share the scene's focal lengths differ."""
+    """The raw cameras fitted to the size of a scene's pictures, and by which share its focal lengths differ."""
     assert scene.images is not None, "needs asks for images"
     height, width = scene.images.shape[-2:]
     focal = scene.cameras.intrinsics[:, 0, :, 0, 0]
