@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from occloom.cache import Cache
-from occloom.data.depth_cache import named_depth_cache, require_prepared
+from occloom.data.depth_cache import named_depth_cache
 from occloom.data.kitti360_files import FULL_SIZE, Kitti360Frame, drive_folder, fixed_calibration
 from occloom.data.kitti360_labels import KITTI_360
 from occloom.data.kitti_files import read_image_size
@@ -29,7 +29,9 @@ from occloom.data.sample_parts import (
     load_depth,
     load_pictures,
     load_points,
+    require_depth,
     target_of,
+    usable_frames,
 )
 from occloom.errors import InputError
 from occloom.grid import LabelSpace, VoxelGrid
@@ -134,20 +136,12 @@ class Kitti360:
         names = {"train": config.train, "val": config.val, "test": config.test}[split]
         frames = [frame for name in names for frame in _frames(config.root, name)]
         self.labelled = any(_label_file(frame) is not None for frame in frames)
-        reasons = {frame.token: self._reason_to_skip(frame) for frame in frames}
-        self.skipped: Mapping[str, str] = {token: reason for token, reason in reasons.items() if reason}
-        self._frames = [frame for frame in frames if not reasons[frame.token]]
-        if not self._frames:
-            raise InputError(
-                f"the split {split} has no usable frame",
-                where=config.root,
-                rule=f"each of its {len(frames)} frames lacks something: {'; '.join(sorted(set(reasons.values())))}",
-                remedy="complete the download, or name other drives",
-            )
+        self.skipped: Mapping[str, str]
+        self._frames, self.skipped = usable_frames(frames, self._reason_to_skip, split=split, root=config.root)
         self.tokens: tuple[str, ...] = tuple(frame.token for frame in self._frames)
         self._picture_sizes = {drive: self._picture_size(drive) for drive in {f.sequence for f in self._frames}}
-        if self.needs.depth:
-            self._check_depth()
+        if needs.depth:
+            require_depth(self._depth_cache, self._frames, self._frames, cameras=config.cameras, left="image_00")
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -203,18 +197,6 @@ class Kitti360:
         first = min(pictures, default=None)
         return FULL_SIZE if first is None else read_image_size(first)
 
-    def _check_depth(self) -> None:
-        """Refuse depth that is of another camera, not prepared for every frame, or made from other files."""
-        if "image_00" not in self.config.cameras:
-            raise InputError(
-                f"the model needs depth and cameras is {', '.join(self.config.cameras)}",
-                rule="depth is prepared for image_00 alone",
-                remedy="add image_00 to cameras",
-            )
-        if self._depth_cache is not None:
-            first = {frame.sequence: frame for frame in reversed(self._frames)}
-            require_prepared(self._depth_cache, self._frames, list(first.values()))
-
     @cached_property
     def _depth_cache(self) -> Cache | None:
         """The cache the depth lies in; None for a plain folder of files from elsewhere."""
@@ -250,11 +232,8 @@ class Kitti360:
 
     def _depth(self, frame: Kitti360Frame, fit: PictureFit) -> Tensor:
         """Depth of image_00; unknown (0) for the other camera."""
-        folder = self.config.depth_folder
-        assert folder is not None
-        depth = torch.zeros(1, 1, len(self.config.cameras), *fit.target)
-        depth[0, 0, self.config.cameras.index("image_00")] = load_depth(folder, self._depth_cache, frame, fit)
-        return depth
+        folder, cameras = self.config.depth_folder, self.config.cameras
+        return load_depth(folder, self._depth_cache, [frame], fit, cameras=cameras, left="image_00")
 
 
 def _frames(root: Path, drive: str) -> list[Kitti360Frame]:

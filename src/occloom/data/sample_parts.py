@@ -1,9 +1,9 @@
 """The parts of a sample that are made alike whatever the layout: pictures, depth, points, truth, augmentation."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -11,16 +11,19 @@ from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 from torch import Tensor
 
 from occloom.cache import Cache
-from occloom.data.depth_cache import depth_entry
+from occloom.data.depth_cache import depth_entry, require_prepared
 from occloom.data.kitti_files import StereoFrame, read_points
 from occloom.data.label_reduction import majority_labels, monoscene_labels
 from occloom.data.label_spaces import IGNORED
 from occloom.data.pictures import PictureFit
 from occloom.data.transforms import draw_colour_shift, mirror, shift_colours
+from occloom.errors import InputError
 from occloom.grid import LabelSpace, VoxelGrid
+from occloom.interfaces import Split
 from occloom.scene import Points, Sample, Target
 
 LabelReduction = Literal["majority", "monoscene"]
+Frame = TypeVar("Frame", bound=StereoFrame)
 
 
 @runtime_checkable
@@ -66,22 +69,87 @@ def load_pictures(
     return images, valid
 
 
-def load_depth(folder: Path, cache: Cache | None, frame: StereoFrame, fit: PictureFit) -> Float32[Tensor, "H W"]:
-    """A frame's prepared depth, fitted as its picture, in metres.
+def usable_frames(
+    frames: Sequence[Frame], reason_to_skip: Callable[[Frame], str], *, split: Split, root: Path
+) -> tuple[list[Frame], dict[str, str]]:
+    """The frames of a split that nothing speaks against, and by token what speaks against the others.
+
+    Raises:
+        InputError: If no frame is left.
+    """
+    reasons = {frame.token: reason_to_skip(frame) for frame in frames}
+    usable = [frame for frame in frames if not reasons[frame.token]]
+    if not usable:
+        raise InputError(
+            f"the split {split} has no usable frame",
+            where=root,
+            rule=f"each of its {len(frames)} frames lacks something: {'; '.join(sorted(set(reasons.values())))}",
+            remedy=f"complete the download, or name others in {split}",
+        )
+    return usable, {token: reason for token, reason in reasons.items() if reason}
+
+
+def require_depth(
+    cache: Cache | None,
+    frames: Sequence[StereoFrame],
+    read: Sequence[StereoFrame],
+    *,
+    cameras: Sequence[str],
+    left: str,
+) -> None:
+    """Refuse depth that is of another camera, not prepared for every frame, or made from other files.
+
+    Args:
+        cache: The cache that the depth lies in; None for a plain folder of files from elsewhere.
+        frames: Of the split. Digests are compared of one frame a sequence here, and of each when it is read.
+        read: All whose depth is read; each must have its entry.
+        cameras: That a sample holds.
+        left: The camera whose depth is prepared.
+
+    Raises:
+        InputError: If so.
+    """
+    if left not in cameras:
+        raise InputError(
+            f"the model needs depth and cameras is {', '.join(cameras)}",
+            rule=f"depth is prepared for {left} alone",
+            remedy=f"add {left} to cameras",
+        )
+    if cache is not None:
+        first = {frame.token.partition("/")[0]: frame for frame in reversed(frames)}
+        require_prepared(cache, read, list(first.values()))
+
+
+def load_depth(
+    folder: Path | None,
+    cache: Cache | None,
+    frames: Sequence[StereoFrame],
+    fit: PictureFit,
+    *,
+    cameras: Sequence[str],
+    left: str,
+) -> Float32[Tensor, "1 T N H W"]:
+    """Prepared depth of each moment, fitted as its picture, in metres; unknown (0) for all cameras but one.
 
     Args:
         folder: Where the prepared depth lies.
         cache: The cache that the folder is; None for files from elsewhere.
-        frame: Whose depth.
-        fit: How its picture is fitted.
+        frames: One a moment.
+        fit: How their pictures are fitted.
+        cameras: That a sample holds.
+        left: The camera whose depth is prepared.
 
     Raises:
         InputError: If the depth is missing, damaged, or made of other files than there are now.
     """
-    entry = depth_entry(frame)
-    if cache is not None:
-        cache.check(entry, frame.root)
-    return fit.depth(folder / entry)
+    assert folder is not None, "a model that needs depth is refused without"
+    depth = torch.zeros(1, len(frames), len(cameras), *fit.target)
+    for t, frame in enumerate(frames):
+        entry = depth_entry(frame)
+        if cache is not None:
+            cache.check(entry, frame.root)
+        depth[0, t, cameras.index(left)] = fit.depth(folder / entry)
+    return depth
 
 
 def load_points(scans: Sequence[TimedScan]) -> Points:

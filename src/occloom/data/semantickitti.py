@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float64, UInt8, UInt16
 from torch import Tensor
 
 from occloom.cache import Cache
-from occloom.data.depth_cache import named_depth_cache, require_prepared
+from occloom.data.depth_cache import named_depth_cache
 from occloom.data.image_truth import image_labels, true_depth
 from occloom.data.kitti_files import (
     Calibration,
@@ -39,7 +39,9 @@ from occloom.data.sample_parts import (
     load_depth,
     load_pictures,
     load_points,
+    require_depth,
     target_of,
+    usable_frames,
 )
 from occloom.data.voxel_release import require_present_release
 from occloom.errors import InputError
@@ -173,21 +175,14 @@ class SemanticKitti:
         listed_by = config.cameras[0] if self._every_picture else "voxels"
         frames = [frame for name in names for frame in _frames_with(listed_by, config.root, name)]
         self.labelled = self._every_picture or any(_label_file(frame) is not None for frame in frames)
-        reasons = {frame.token: self._reason_to_skip(frame) for frame in frames}
-        self.skipped: Mapping[str, str] = {token: reason for token, reason in reasons.items() if reason}
-        self._frames = [frame for frame in frames if not reasons[frame.token]]
-        if not self._frames:
-            raise InputError(
-                f"the split {split} has no usable frame",
-                where=config.root,
-                rule=f"each of its {len(frames)} frames lacks something: {'; '.join(sorted(set(reasons.values())))}",
-                remedy="complete the download, or name other sequences",
-            )
+        self.skipped: Mapping[str, str]
+        self._frames, self.skipped = usable_frames(frames, self._reason_to_skip, split=split, root=config.root)
         self.tokens: tuple[str, ...] = tuple(frame.token for frame in self._frames)
         self._sequences = {name: self._open(name) for name in dict.fromkeys(f.sequence for f in self._frames)}
         self._check_releases()
-        if self.needs.depth:
-            self._check_depth()
+        if needs.depth:
+            read = [moment.frame for frame in self._frames for moment in self._window(frame)]
+            require_depth(self._depth_cache, self._frames, read, cameras=config.cameras, left="image_2")
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -282,31 +277,11 @@ class SemanticKitti:
             size = read_image_size(first)
         return _Sequence(calibration=calibration, poses=poses, times=times, picture_size=size)
 
-    def _first_frames(self) -> list[KittiFrame]:
-        """One frame a sequence."""
-        return list({frame.sequence: frame for frame in reversed(self._frames)}.values())
-
     def _check_releases(self) -> None:
         """Refuse voxels of the old release."""
         with_voxels = [frame for frame in reversed(self._frames) if frame.file("voxels", ".bin").is_file()]
         for frame in {frame.sequence: frame for frame in with_voxels}.values():
             require_present_release(frame, SEMANTIC_KITTI_GRID)
-
-    def _check_depth(self) -> None:
-        """Refuse depth that is of another camera, not prepared for every frame, or made from other files.
-
-        Every frame must have its entry; digests are compared of one frame a sequence here, and of each when it is read.
-        """
-        if "image_2" not in self.config.cameras:
-            raise InputError(
-                f"the model needs depth and cameras is {', '.join(self.config.cameras)}",
-                rule="depth is prepared for image_2 alone",
-                remedy="add image_2 to cameras",
-            )
-        cache = self._depth_cache
-        if cache is not None:
-            read = [moment.frame for frame in self._frames for moment in self._window(frame)]
-            require_prepared(cache, read, self._first_frames())
 
     @cached_property
     def _depth_cache(self) -> Cache | None:
@@ -385,13 +360,8 @@ class SemanticKitti:
 
     def _depth(self, window: list[_Moment], fit: PictureFit) -> Tensor:
         """Depth of image_2 at each moment; unknown (0) for the other camera."""
-        folder = self.config.depth_folder
-        assert folder is not None
-        depth = torch.zeros(1, len(window), len(self.config.cameras), *fit.target)
-        left = self.config.cameras.index("image_2")
-        for t, moment in enumerate(window):
-            depth[0, t, left] = load_depth(folder, self._depth_cache, moment.frame, fit)
-        return depth
+        folder, frames = self.config.depth_folder, [moment.frame for moment in window]
+        return load_depth(folder, self._depth_cache, frames, fit, cameras=self.config.cameras, left="image_2")
 
 
 def _frames_with(kind: Literal["voxels", "image_2", "image_3"], root: Path, sequence: str) -> list[KittiFrame]:
