@@ -110,7 +110,9 @@ class VolumeNeck(nn.Module):
         self, i: int, level: Float[Tensor, "B C X Y Z"], coarser: Float[Tensor, "B C x y z"]
     ) -> Float[Tensor, "B C X Y Z"]:
         """Level `i` with what the coarser ones have gathered."""
-        own, other = self.reduce[i].weight.chunk(2, dim=1)
+        reduce = self.reduce[i]
+        assert isinstance(reduce, nn.Conv3d), "made above"
+        own, other = reduce.weight.chunk(2, dim=1)
         # A 1x1x1 convolution may be split over its inputs and done before enlarging: an eighth of the work for one
         # half, and the concatenation is never made.
         x = F.conv3d(level, own)
