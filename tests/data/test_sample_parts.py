@@ -18,6 +18,7 @@ from occloom.data.sample_parts import (
     target_of,
 )
 from occloom.data.semantickitti import SemanticKittiConfig
+from occloom.errors import InputError
 from occloom.interfaces import Needs
 
 
@@ -43,6 +44,12 @@ def test_a_missing_picture_is_black_and_marked(tmp_path: Path):
     assert valid.tolist() == [[[True, False], [False, True], [False, False]]]
     assert not images[~valid].any()
     assert np.array_equal((images[valid] * 255).round().permute(0, 2, 3, 1).numpy(), pictures)
+
+
+def test_depth_of_a_camera_that_is_not_read_is_refused(made_kitti: Path):
+    config = SemanticKittiConfig(root=made_kitti, train=("00",), cameras=("image_3",), depth=Path("nowhere"))
+    with pytest.raises(InputError, match="prepared for image_2 alone"):
+        config.build("train", Needs(depth=True))
 
 
 def test_scans_are_joined_in_the_present_frame(tmp_path: Path):

@@ -5,7 +5,6 @@ Also reads the same layout written by `occloom town --layout kitti360`. Document
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +14,6 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from occloom.cache import Cache
-from occloom.data.depth_cache import named_depth_cache
 from occloom.data.kitti360_files import FULL_SIZE, Kitti360Frame, drive_folder, fixed_calibration
 from occloom.data.kitti360_labels import KITTI_360
 from occloom.data.kitti_files import read_image_size
@@ -140,8 +138,10 @@ class Kitti360:
         self._frames, self.skipped = usable_frames(frames, self._reason_to_skip, split=split, root=config.root)
         self.tokens: tuple[str, ...] = tuple(frame.token for frame in self._frames)
         self._picture_sizes = {drive: self._picture_size(drive) for drive in {f.sequence for f in self._frames}}
+        self._depth_cache: Cache | None = None
         if needs.depth:
-            require_depth(self._depth_cache, self._frames, self._frames, cameras=config.cameras, left="image_00")
+            folder, cameras = config.depth_folder, config.cameras
+            self._depth_cache = require_depth(folder, self._frames, self._frames, cameras=cameras, left="image_00")
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -196,11 +196,6 @@ class Kitti360:
         pictures = (self.config.root / "data_2d_raw" / drive).glob("image_0[01]/data_rect/*.png")
         first = min(pictures, default=None)
         return FULL_SIZE if first is None else read_image_size(first)
-
-    @cached_property
-    def _depth_cache(self) -> Cache | None:
-        """The cache the depth lies in; None for a plain folder of files from elsewhere."""
-        return named_depth_cache(self.config.depth_folder)
 
     def _scene(self, frame: Kitti360Frame) -> Scene:
         """What the model may see of a frame."""

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 from torch import Tensor
 
 from occloom.cache import Cache
-from occloom.data.depth_cache import depth_entry, require_prepared
+from occloom.data.depth_cache import depth_entry, named_depth_cache, require_prepared
 from occloom.data.kitti_files import StereoFrame, read_points
 from occloom.data.label_reduction import majority_labels, monoscene_labels
 from occloom.data.label_spaces import IGNORED
@@ -90,21 +90,24 @@ def usable_frames(
 
 
 def require_depth(
-    cache: Cache | None,
+    folder: Path | None,
     frames: Sequence[StereoFrame],
     read: Sequence[StereoFrame],
     *,
     cameras: Sequence[str],
     left: str,
-) -> None:
+) -> Cache | None:
     """Refuse depth that is of another camera, not prepared for every frame, or made from other files.
 
     Args:
-        cache: The cache that the depth lies in; None for a plain folder of files from elsewhere.
+        folder: Where the prepared depth lies.
         frames: Of the split. Digests are compared of one frame a sequence here, and of each when it is read.
         read: All whose depth is read; each must have its entry.
         cameras: That a sample holds.
         left: The camera whose depth is prepared.
+
+    Returns:
+        The cache that the folder is; None for files from elsewhere.
 
     Raises:
         InputError: If so.
@@ -115,9 +118,11 @@ def require_depth(
             rule=f"depth is prepared for {left} alone",
             remedy=f"add {left} to cameras",
         )
+    cache = named_depth_cache(folder)
     if cache is not None:
         first = {frame.token.partition("/")[0]: frame for frame in reversed(frames)}
         require_prepared(cache, read, list(first.values()))
+    return cache
 
 
 def load_depth(

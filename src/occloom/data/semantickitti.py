@@ -6,7 +6,6 @@ ones are missing. Documentation: docs/datasets/semantickitti.md.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Literal
 from zipfile import BadZipFile
@@ -17,7 +16,6 @@ from jaxtyping import Bool, Float64, UInt8, UInt16
 from torch import Tensor
 
 from occloom.cache import Cache
-from occloom.data.depth_cache import named_depth_cache
 from occloom.data.image_truth import image_labels, true_depth
 from occloom.data.kitti_files import (
     Calibration,
@@ -180,9 +178,11 @@ class SemanticKitti:
         self.tokens: tuple[str, ...] = tuple(frame.token for frame in self._frames)
         self._sequences = {name: self._open(name) for name in dict.fromkeys(f.sequence for f in self._frames)}
         self._check_releases()
+        self._depth_cache: Cache | None = None
         if needs.depth:
             read = [moment.frame for frame in self._frames for moment in self._window(frame)]
-            require_depth(self._depth_cache, self._frames, read, cameras=config.cameras, left="image_2")
+            folder, cameras = config.depth_folder, config.cameras
+            self._depth_cache = require_depth(folder, self._frames, read, cameras=cameras, left="image_2")
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -282,11 +282,6 @@ class SemanticKitti:
         with_voxels = [frame for frame in reversed(self._frames) if frame.file("voxels", ".bin").is_file()]
         for frame in {frame.sequence: frame for frame in with_voxels}.values():
             require_present_release(frame, SEMANTIC_KITTI_GRID)
-
-    @cached_property
-    def _depth_cache(self) -> Cache | None:
-        """The cache the depth lies in; None for a plain folder of files from elsewhere."""
-        return named_depth_cache(self.config.depth_folder)
 
     def _window(self, now: KittiFrame) -> list[_Moment]:
         """The frames to read; where one does not exist, the nearest one after it stands in."""
