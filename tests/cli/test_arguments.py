@@ -44,7 +44,7 @@ def test_the_help_shows_the_lines_under_the_fields(capsys):
         read("--help", **vars_of(tiny()))
     text = capsys.readouterr().out
     assert "--train.clip-norm" in text
-    assert "Largest norm of the gradient." in text
+    assert "Largest norm of the gradient" in text
 
 
 @pytest.mark.parametrize(
