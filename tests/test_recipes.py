@@ -63,13 +63,21 @@ def scene_for(model: OccupancyModel, recipe: Recipe) -> Scene:
 
 
 def target_for(recipe: Recipe, seed: int) -> Target:
-    """Slabs of every class, a tenth unobserved, without a number that a model could not know."""
+    """Slabs of every class, a tenth unobserved, without a number that a model could not know; some pixels hit."""
     grid, classes = recipe.data.grid, recipe.data.label_space.num_classes
     rng = np.random.default_rng(seed)
     labels = np.broadcast_to(rng.integers(0, classes, (1, grid.shape[0], 1, grid.shape[2])), (1, *grid.shape))
     observed = rng.random((1, *grid.shape)) < 0.9
     labels = np.where(observed, labels, recipe.data.label_space.empty)
-    return Target(torch.from_numpy(labels.copy()), torch.from_numpy(observed))
+    hit = rng.random((1, recipe.data.num_cameras, *recipe.data.image_size)) < 0.1
+    depth = np.where(hit, rng.uniform(5.0, 20.0, hit.shape), 0.0).astype(np.float32)
+    image_labels = np.where(hit, rng.integers(0, classes, hit.shape), -1)
+    return Target(
+        torch.from_numpy(labels.copy()),
+        torch.from_numpy(observed),
+        image_labels=torch.from_numpy(image_labels),
+        depth=torch.from_numpy(depth),
+    )
 
 
 @pytest.fixture(params=RECIPES)
