@@ -463,7 +463,7 @@ class DenseDetector(nn.Module):
         return EncodedVolume(levels=self.encoder(volume), auxiliary=auxiliary)
 
     def predict_densely(self, encoded: EncodedVolume) -> DetectionOutputs:
-        """Both branches, then instance-level aggregation (4.2 and 4.3)."""
+        """Both branches, then instance-level aggregation (4.2 and 4.3); empties the list of levels on the way."""
         levels = encoded.levels
         classes = offsets = None
         if self.offset_head is not None:
@@ -474,6 +474,7 @@ class DenseDetector(nn.Module):
             del features  # a hundred megabytes at full size
         if classes is None:
             classes = self.classification(levels)
+        levels.clear()  # the finest has 134 MB at full size
         if offsets is not None and len(self.aggregation):
             places = self.config.sampling.places(offsets)
             for layer in self.aggregation:
