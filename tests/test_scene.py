@@ -6,7 +6,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from occloom.scene import Cameras, Points, Sample, Scene, Target, TensorRecord, collate, scene_from_image
+from occloom.scene import (
+    Augmentation,
+    Cameras,
+    DepthPrior,
+    Points,
+    Sample,
+    Scene,
+    Target,
+    TensorRecord,
+    collate,
+    scene_from_image,
+)
 
 
 def make_scene(
@@ -45,6 +56,14 @@ def make_scene(
             batch_index=torch.arange(batch).repeat_interleave(points),
             time=torch.zeros(batch * points),
         ),
+        prior=DepthPrior(
+            depth=random(batch, cameras, 3, 5),
+            intrinsics=random(batch, cameras, 3, 3),
+            features=random(batch, cameras, 2, 1, 2),
+        ),
+        augmentation=Augmentation(
+            picture_from_source=random(batch, frames, cameras, 3, 3), ego_from_source=random(batch, 4, 4)
+        ),
     )
 
 
@@ -80,7 +99,7 @@ class TestCollate:
     def test_every_tensor_is_joined_in_order_and_only_its_precision_changes(self):
         samples = [make_sample(1, 0), make_sample(2, 1), make_sample(1, 2, points=0)]
         joined, parts = tensors(collate(samples)), [tensors(sample) for sample in samples]
-        assert len(joined) == 17
+        assert len(joined) == 22
         for name, tensor in joined.items():
             if name != "scene.points.batch_index":
                 assert torch.equal(tensor, torch.cat([part[name] for part in parts]).to(tensor.dtype)), name
@@ -146,7 +165,7 @@ def no_shape_checks(monkeypatch):
 @pytest.mark.usefixtures("no_shape_checks")
 class TestMismatch:
     @pytest.mark.parametrize(
-        "name", ["now_from_then", "time", "frame_valid", "camera_valid", "images", "depth", "cameras"]
+        "name", ["now_from_then", "time", "frame_valid", "camera_valid", "images", "depth", "cameras", "augmentation"]
     )
     @pytest.mark.parametrize("other", [{"batch": 2}, {"frames": 1}])
     def test_parts_of_other_batch_or_frames_are_refused(self, name, other):
@@ -155,10 +174,17 @@ class TestMismatch:
         with pytest.raises(ValueError, match="to begin with shape"):
             replace(scene, **{name: foreign})
 
-    @pytest.mark.parametrize("name", ["camera_valid", "images", "depth", "cameras"])
+    @pytest.mark.parametrize("name", ["camera_valid", "images", "depth", "cameras", "prior", "augmentation"])
     def test_parts_of_other_cameras_are_refused(self, name):
         with pytest.raises(ValueError, match="to begin with shape"):
             replace(make_scene(), **{name: getattr(make_scene(cameras=1), name)})
+
+    @pytest.mark.parametrize("name", ["intrinsics", "features"])
+    def test_a_prior_of_two_batches_is_refused(self, name):
+        prior, foreign = make_scene().prior, make_scene(batch=2).prior
+        assert prior is not None
+        with pytest.raises(ValueError, match=f"prior.{name} to begin with shape"):
+            replace(prior, **{name: getattr(foreign, name)})
 
     def test_depth_of_another_size_is_refused(self):
         with pytest.raises(ValueError, match=r"images' size \(4, 6\), got \(4, 5\)"):

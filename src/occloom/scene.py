@@ -77,6 +77,37 @@ class Points(TensorRecord):
 
 
 @dataclass(frozen=True)
+class Augmentation(TensorRecord):
+    """What was done to a sample after it was read; `Cameras` already hold all of it."""
+
+    picture_from_source: Float[Tensor, "B T N 3 3"]
+    """From homogeneous pixels of the picture on disk to those of the picture as it is now: scale, crop, flip, turn."""
+    ego_from_source: Float[Tensor, "B 4 4"]
+    """From the recorded present ego frame to the one in use: mirrored along x, along y, along both, or neither."""
+
+
+@dataclass(frozen=True)
+class DepthPrior(TensorRecord):
+    """What a depth model trained on other data says of the present pictures, which for it were only resized.
+
+    The cameras' poses are `Cameras.camera_from_ego` at t = 0.
+    """
+
+    depth: Float[Tensor, "B N _ _"]
+    """Z-depth in metres, 0 = unknown."""
+    intrinsics: Float[Tensor, "B N 3 3"]
+    """Pixels of `depth` from camera metres."""
+    features: Float[Tensor, "B N F _ _"] | None = None
+    """Of the depth model; they cover the whole picture, whatever their resolution."""
+
+    def __post_init__(self) -> None:
+        batch, cameras = self.depth.shape[:2]
+        _expect("prior.intrinsics", self.intrinsics, (batch, cameras, 3, 3))
+        if self.features is not None:
+            _expect("prior.features", self.features, (batch, cameras))
+
+
+@dataclass(frozen=True)
 class Scene(TensorRecord):
     """What a model may look at. No label is in here, so no model can peek."""
 
@@ -94,6 +125,9 @@ class Scene(TensorRecord):
     depth: Float[Tensor, "B T N H W"] | None = None
     """An input estimate (stereo, LiDAR projection, a depth model): z-depth in metres, 0 = unknown."""
     points: Points | None = None
+    prior: DepthPrior | None = None
+    augmentation: Augmentation | None = None
+    """None where pictures and ego frame are taken as they are."""
 
     def __post_init__(self) -> None:
         """Check what no single field can: that B, T and N agree between the parts."""
@@ -108,6 +142,11 @@ class Scene(TensorRecord):
         ):
             if value is not None:
                 _expect(name, value, expected)
+        if self.prior is not None:
+            _expect("prior.depth", self.prior.depth, (batch, cameras))
+        if self.augmentation is not None:
+            _expect("picture_from_source", self.augmentation.picture_from_source, (batch, frames, cameras, 3, 3))
+            _expect("ego_from_source", self.augmentation.ego_from_source, (batch, 4, 4))
         if self.images is not None and self.depth is not None:
             size, depth_size = tuple(self.images.shape[-2:]), tuple(self.depth.shape[-2:])
             if size != depth_size:
@@ -251,5 +290,5 @@ def _join_tensors(parts: Sequence[Points]) -> Points:
     )
 
 
-for _record in (Cameras, Points, Scene, Target):
+for _record in (Cameras, Points, Augmentation, DepthPrior, Scene, Target):
     torch.export.register_dataclass(_record, serialized_type_name=f"occloom.{_record.__name__}")
