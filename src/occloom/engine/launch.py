@@ -18,7 +18,7 @@ def launch(precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true") 
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=cuda)
     # Nothing reads memory that it did not write: filling it with NaN first takes a tenth of a small model's step.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     world = int(os.environ.get("WORLD_SIZE", "1"))
     local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     fabric = Fabric(
