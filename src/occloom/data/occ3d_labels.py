@@ -1,0 +1,71 @@
+"""The classes and the grid of Occ3D-nuScenes, whose files hold dense ids already (reference datasets_and_metrics 3)."""
+
+from occloom.grid import LabelSpace, VoxelGrid
+
+OCC3D = LabelSpace(
+    names=(
+        "others",
+        "barrier",
+        "bicycle",
+        "bus",
+        "car",
+        "construction_vehicle",
+        "motorcycle",
+        "pedestrian",
+        "traffic_cone",
+        "trailer",
+        "truck",
+        "driveable_surface",
+        "other_flat",
+        "sidewalk",
+        "terrain",
+        "manmade",
+        "vegetation",
+        "free",
+    ),
+    empty=17,
+    colours=(
+        (120, 120, 120),
+        (230, 110, 70),
+        (245, 150, 190),
+        (255, 240, 0),
+        (100, 150, 245),
+        (0, 230, 230),
+        (200, 180, 0),
+        (255, 30, 30),
+        (255, 200, 110),
+        (135, 60, 0),
+        (80, 30, 180),
+        (255, 0, 255),
+        (175, 0, 75),
+        (75, 0, 75),
+        (150, 240, 80),
+        (215, 210, 200),
+        (0, 175, 0),
+        (0, 0, 0),
+    ),
+    frequencies=(
+        944004.0,
+        1897170.0,
+        152386.0,
+        2391677.0,
+        16957802.0,
+        724139.0,
+        189027.0,
+        2074468.0,
+        413451.0,
+        2384460.0,
+        5916653.0,
+        175883646.0,
+        4275424.0,
+        51393615.0,
+        61411620.0,
+        105975596.0,
+        116424404.0,
+        1892500630.0,
+    ),
+)
+"""Seventeen classes that are scored, "others" among them, and free space; frequencies as the reference lists them."""
+
+OCC3D_GRID = VoxelGrid(lower=(-40.0, -40.0, -1.0), voxel_size=(0.4, 0.4, 0.4), shape=(200, 200, 16))
+"""Of the label files, in the ego frame at LiDAR time: 40 m to all sides, from 1 m below the ground to 5.4 m above."""
