@@ -78,6 +78,7 @@ OUTSIDE = {
     "lightning": {"engine"},
     "lightning_fabric": {"engine"},
     "huggingface_hub": {"backbones"},
+    "moge": set(),
     "timm": set(),
     "torchvision": set(),
 }
