@@ -124,7 +124,8 @@ class _CrossAttention(nn.Module):
         self.output_proj = nn.Linear(channels, channels)
         directions = _directions(heads)
         # On the border of a square, not of a circle.
-        _look_around(self.sampling_offsets, directions / directions.abs().amax(dim=1, keepdim=True), levels, points)
+        square = directions / directions.abs().amax(dim=1, keepdim=True)
+        _look_around(self.sampling_offsets, square, levels, points, references)
         nn.init.zeros_(self.attention_weights.weight)
         nn.init.zeros_(self.attention_weights.bias)
         for projection in (self.value_proj, self.output_proj):
@@ -200,7 +201,7 @@ class DeformableCrossAttention(_CrossAttention):
     """Deformable cross-attention into the cameras that see a query, in the plane."""
 
     def __init__(self, channels: int, *, heads: int = 8, points: int = 8, levels: int = 1, references: int = 1) -> None:
-        """Make the attention; at first each head looks in its own direction, point i at i + 1 cells.
+        """Make the attention; at first each head looks in its own direction, point i of a reference at i + 1 cells.
 
         Args:
             channels: C, of queries and values.
@@ -275,7 +276,8 @@ class DepthAwareCrossAttention(_CrossAttention):
         """Make the attention; its arguments, and how it starts, are those of `DeformableCrossAttention`."""
         super().__init__(channels, heads, points, levels, references)
         self.sampling_offsets_depth = nn.Linear(channels, heads * levels * points)
-        _look_around(self.sampling_offsets_depth, _directions(heads).mean(dim=1, keepdim=True), levels, points)
+        along = _directions(heads).mean(dim=1, keepdim=True)
+        _look_around(self.sampling_offsets_depth, along, levels, points, references)
 
     def forward(
         self,
@@ -363,9 +365,11 @@ def _directions(heads: int) -> Float[Tensor, "heads 2"]:
     return torch.stack([angles.cos(), angles.sin()], dim=-1)
 
 
-def _look_around(offsets: nn.Linear, directions: Float[Tensor, "heads axes"], levels: int, points: int) -> None:
-    """Start each head in its direction, whatever the query: point i at i + 1 cells."""
-    steps = torch.arange(1, points + 1)[:, None]
+def _look_around(
+    offsets: nn.Linear, directions: Float[Tensor, "heads axes"], levels: int, points: int, references: int
+) -> None:
+    """Start each head in its direction, whatever the query: point i of a reference at i + 1 cells."""
+    steps = (torch.arange(points) // references + 1)[:, None]
     nn.init.zeros_(offsets.weight)
     with torch.no_grad():
         offsets.bias.copy_((directions[:, None, None] * steps).expand(-1, levels, -1, -1).flatten())
