@@ -11,7 +11,6 @@ from tiny_drocc import COARSE, GRID, STEADY, STRIDE, mirrored, surround_scene, w
 from occloom.errors import InputError
 from occloom.grid import VoxelGrid
 from occloom.models.drocc import (
-    AxisPositions,
     CrossAttentionBlock,
     DualProjection,
     RecursiveExpert,
@@ -309,7 +308,6 @@ def test_a_centre_on_a_border_belongs_to_the_upper_region():
         (lambda: RecursiveExpertConfig(shares=(1.0, 0.0)), "none is 0"),
         (lambda: RefinementConfig(heads=0), "at least 1"),
         (lambda: RefinementConfig(dilation=-1), "at least 0"),
-        (lambda: AxisPositions(12, (2, 2, 2)), "8 divides"),
     ],
 )
 def test_what_cannot_be_is_refused(make, what):
@@ -407,14 +405,6 @@ VARIANTS = {
     "mask": replace(NO_EXPERTS, guide="none"),
     "grown": replace(NO_EXPERTS, dilation=1),
 }
-
-
-def test_positions_are_those_of_the_voxel_in_c_order():
-    positions = AxisPositions(16, (2, 3, 4))
-    rows = positions()
-    for x, y, z in itertools.product(range(2), range(3), range(4)):
-        expected = torch.cat([positions.tables[0][x], positions.tables[1][y], positions.tables[2][z]])
-        assert torch.equal(rows[(x * 3 + y) * 4 + z], expected)
 
 
 @pytest.mark.parametrize("name", VARIANTS)

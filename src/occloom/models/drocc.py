@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from occloom.errors import InputError
 from occloom.geometry.precision import full_precision
-from occloom.grid import Shape, VoxelGrid
+from occloom.grid import VoxelGrid
 from occloom.lifting.cross_attention import DeformableCrossAttention, ReferencePoints, project_references
 from occloom.lifting.proposals import depth_proposals
 from occloom.scene import DepthPrior, Scene
+from occloom.voxel.positions import AxisPositions
 
 REFERENCES = 4
 """Reference points of a query (N_ref of section 4.1)."""
@@ -410,31 +411,6 @@ def _block(channels: int, config: RefinementConfig) -> CrossAttentionBlock:
 
 
 # --- a volume refined ------------------------------------------------------------------------------------------------
-
-
-class AxisPositions(nn.Module):
-    """Learned positions of voxels: three eighths of the channels for x, three for y, two for z."""
-
-    def __init__(self, channels: int, shape: Shape) -> None:
-        """Make a table an axis.
-
-        Raises:
-            InputError: If 8 does not divide the channels.
-        """
-        super().__init__()
-        if channels % 8:
-            raise InputError(f"{channels} channels for positions", rule="8 divides them")
-        parts = (3 * channels // 8, 3 * channels // 8, channels // 4)
-        self.tables = nn.ParameterList(
-            nn.Parameter(torch.empty(n, part).normal_(std=0.02)) for n, part in zip(shape, parts, strict=True)
-        )
-
-    def forward(self) -> Float[Tensor, "Q C"]:
-        """Of all voxels, in C order."""
-        x, y, z = self.tables
-        shape = (len(x), len(y), len(z))
-        spread = (x[:, None, None], y[None, :, None], z[None, None])
-        return torch.cat([table.expand(*shape, -1) for table in spread], dim=-1).flatten(0, 2)
 
 
 class VolumeRefinement(nn.Module):

@@ -1,0 +1,20 @@
+import itertools
+
+import pytest
+import torch
+
+from occloom.errors import InputError
+from occloom.voxel.positions import AxisPositions
+
+
+def test_positions_are_those_of_the_voxel_in_c_order():
+    positions = AxisPositions(16, (2, 3, 4))
+    rows = positions()
+    for x, y, z in itertools.product(range(2), range(3), range(4)):
+        expected = torch.cat([positions.tables[0][x], positions.tables[1][y], positions.tables[2][z]])
+        assert torch.equal(rows[(x * 3 + y) * 4 + z], expected)
+
+
+def test_what_8_does_not_divide_is_refused():
+    with pytest.raises(InputError, match="8 divides"):
+        AxisPositions(12, (2, 2, 2))
