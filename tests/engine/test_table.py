@@ -85,6 +85,15 @@ def test_rows_that_cannot_be_compared_are_refused(tmp_path, change, named):
     assert "table.toml" in str(error.value)
 
 
+def test_rows_may_differ_in_what_the_table_compares(tmp_path):
+    text = TWO_ROWS.replace('{ "model.dropout" = 0 }', '{ "data.image_size" = [8, 8] }')
+    table = read(tmp_path, 'varies = ["data.image_size"]\n' + text)
+    assert [row.recipe.data.image_size for row in table.rows] == [tiny().data.image_size, (8, 8)]
+    for other in ("data.samples", "train.steps", "data.nonsense"):
+        with pytest.raises(InputError, match=f"varies names {other}|data.image_size"):
+            read(tmp_path, f'varies = ["{other}"]\n' + text)
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [

@@ -3,6 +3,7 @@
 title = "Does the wider trunk help?"
 split = "val"                     # scored on; "val" unless given
 seeds = [0, 1, 2]                 # of every row that names none
+varies = ["data.depth"]           # fields of the data in which rows may differ, since that is the question
 [shared]                          # overrides of every row
 "data.root" = "town"
 "train.steps" = 500
@@ -55,6 +56,8 @@ class TableFile:
     title: str = ""
     split: Split = "val"
     seeds: tuple[int, ...] = (0,)
+    varies: tuple[str, ...] = ()
+    """Fields of the data in which rows may differ."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ def read_table(path: Path, resolve: Callable[[str], Recipe]) -> Table:
     table = Table(head.title, head.split, tuple(_read_row(row, shared, head, path, resolve) for row in rows))
     if len({row.folder(path, 0) for row in table.rows}) < len(table.rows):
         raise InputError("two rows of one name", where=path, rule="names differ in letters or digits")
-    _refuse_unequal(table, path)
+    _refuse_unequal(table, head.varies, path)
     return table
 
 
@@ -144,18 +147,21 @@ class _Parts:
     train: Any
 
 
-def _refuse_unequal(table: Table, path: Path) -> None:
+def _refuse_unequal(table: Table, varies: tuple[str, ...], path: Path) -> None:
     """Rows that saw other samples, or more of them, do not show what their difference does."""
-    first = table.rows[0]
+    first = _must_agree(table.rows[0].recipe)
+    unknown = [name for name in varies if name not in first or not name.startswith("data.")]
+    if unknown:
+        raise InputError(f"varies names {unknown[0]}", where=path, rule="it names fields such as data.depth")
     for row in table.rows[1:]:
         for what, value in _must_agree(row.recipe).items():
-            expected = _must_agree(first.recipe)[what]
-            if value != expected:
+            expected = first.get(what)
+            if value != expected and what not in varies:
                 raise InputError(
-                    f"row {row.name} has {what} = {value}, row {first.name} has {expected}",
+                    f"row {row.name} has {what} = {value}, row {table.rows[0].name} has {expected}",
                     where=path,
                     rule="all rows have equal steps, batch, precision, data and protocol",
-                    remedy="put it under [shared]",
+                    remedy="put it under [shared], or name what the table compares in `varies`",
                 )
 
 
