@@ -9,6 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from occloom.grid import Shape
+from occloom.ops.winograd_conv3d import Conv3x3x3
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class TrilinearHead(nn.Module):
         """
         super().__init__()
         self.factors = factors
-        self.hidden = nn.Conv3d(channels, hidden, 3, padding=1, bias=False)
+        self.hidden = Conv3x3x3(channels, hidden)
         self.norm = norm(hidden)
         self.classify = nn.Conv3d(hidden, num_classes, 1, bias=False)
 

@@ -18,6 +18,7 @@ from occloom.errors import InputError
 from occloom.ops.deformable_conv2d import DeformableConv2d
 from occloom.ops.neighbourhood_attention import neighbourhood_attention
 from occloom.ops.thin_conv3d import few_to_many, many_to_one, pointwise
+from occloom.ops.winograd_conv3d import Conv3x3x3
 
 CAMERA_NUMBERS = 33
 """That describe a camera to the depth network."""
@@ -253,13 +254,21 @@ class Layers:
     """What a U-net is made of."""
 
     conv: type[nn.Conv2d] | type[nn.Conv3d]
+    same: Callable[[int, int], nn.Conv2d | nn.Conv3d]
+    """Of 3x3 or 3x3x3, keeps the size, without bias."""
     deconv: type[nn.ConvTranspose2d] | type[nn.ConvTranspose3d]
     pointwise: Callable[[int, int], nn.Conv2d | nn.Conv3d]
     norm: type[nn.BatchNorm2d] | type[nn.BatchNorm3d]
 
 
-LAYERS_2D = Layers(nn.Conv2d, nn.ConvTranspose2d, partial(nn.Conv2d, kernel_size=1, bias=False), nn.BatchNorm2d)
-LAYERS_3D = Layers(nn.Conv3d, nn.ConvTranspose3d, PointwiseConv3d, nn.BatchNorm3d)
+LAYERS_2D = Layers(
+    nn.Conv2d,
+    partial(nn.Conv2d, kernel_size=3, padding=1, bias=False),
+    nn.ConvTranspose2d,
+    partial(nn.Conv2d, kernel_size=1, bias=False),
+    nn.BatchNorm2d,
+)
+LAYERS_3D = Layers(nn.Conv3d, Conv3x3x3, nn.ConvTranspose3d, PointwiseConv3d, nn.BatchNorm3d)
 
 
 class UNet(nn.Module):
@@ -273,9 +282,9 @@ class UNet(nn.Module):
         super().__init__()
         conv, deconv, narrow, middle, wide = layers.conv, layers.deconv, channels, 2 * channels, 4 * channels
         self.conv1 = _normalised(conv(narrow, middle, 3, 2, padding=1, bias=False))
-        self.conv2 = _normalised(conv(middle, middle, 3, padding=1, bias=False))
+        self.conv2 = _normalised(layers.same(middle, middle))
         self.conv3 = _normalised(conv(middle, wide, 3, 2, padding=1, bias=False))
-        self.conv4 = _normalised(conv(wide, wide, 3, padding=1, bias=False))
+        self.conv4 = _normalised(layers.same(wide, wide))
         self.conv5 = deconv(wide, middle, 3, 2, padding=1, bias=False)
         self.norm5 = layers.norm(middle)
         self.conv6 = deconv(middle, narrow, 3, 2, padding=1, bias=False)
@@ -340,11 +349,11 @@ class ChannelAttention(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv1 = nn.Sequential(nn.Conv3d(channels, channels, 3, padding=1), nn.GELU(), nn.GroupNorm(1, channels))
+        self.conv1 = nn.Sequential(Conv3x3x3(channels, channels, bias=True), nn.GELU(), nn.GroupNorm(1, channels))
         squeezed = channels // 8
         self.squeeze = nn.Conv3d(channels, squeezed, 1)
         self.expand = nn.Conv3d(squeezed, channels, 1)
-        self.conv2 = nn.Sequential(nn.Conv3d(channels, channels, 3, padding=1), nn.GELU(), nn.GroupNorm(2, channels))
+        self.conv2 = nn.Sequential(Conv3x3x3(channels, channels, bias=True), nn.GELU(), nn.GroupNorm(2, channels))
         self.layer_scale = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Float[Tensor, "M C D h w"]) -> Float[Tensor, "M C D h w"]:

@@ -27,6 +27,7 @@ from occloom.losses.cross_entropy import cross_entropy
 from occloom.losses.factorised import factorised_losses
 from occloom.losses.voxnt import Refinement, boundary_offsets, refine, run_lengths
 from occloom.ops.deformable_conv2d import DeformableConv2d
+from occloom.ops.winograd_conv3d import Conv3x3x3
 from occloom.scene import Target
 from occloom.voxel.encoder3d import VolumeEncoder3d, VolumeNeck
 
@@ -319,7 +320,7 @@ class OffsetHead(nn.Module):
     def __init__(self, channels: int, *, hidden: int, groups: int, stride: Shape) -> None:
         super().__init__()
         self.stride = stride
-        self.hidden = nn.Conv3d(channels, hidden, 3, padding=1, bias=False)
+        self.hidden = Conv3x3x3(channels, hidden)
         self.norm = nn.GroupNorm(groups, hidden)
         self.offsets = nn.Conv3d(hidden, 6, 1, bias=False)
 

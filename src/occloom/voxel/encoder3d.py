@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from occloom.ops.drop_path import drop_path
+from occloom.ops.winograd_conv3d import Conv3x3x3
 
 
 class EncoderBlock3d(nn.Module):
@@ -25,15 +26,13 @@ class EncoderBlock3d(nn.Module):
         """
         super().__init__()
         self.drop_path = drop_path
-        self.conv1 = nn.Conv3d(channels, channels, 3, stride, padding=1, bias=False)
+        self.conv1 = _conv(channels, stride)
         self.norm1 = nn.BatchNorm3d(channels)
-        self.conv2 = nn.Conv3d(channels, channels, 3, padding=1, bias=False)
+        self.conv2 = Conv3x3x3(channels, channels)
         self.norm2 = nn.BatchNorm3d(channels)
         self.shortcut = None
         if shortcut_norm is not None:
-            self.shortcut = nn.Sequential(
-                nn.Conv3d(channels, channels, 3, stride, padding=1, bias=False), shortcut_norm(channels)
-            )
+            self.shortcut = nn.Sequential(_conv(channels, stride), shortcut_norm(channels))
 
     def forward(self, x: Float[Tensor, "B C X Y Z"]) -> Float[Tensor, "B C x y z"]:
         """Divide the size by the stride, rounding up."""
@@ -42,6 +41,13 @@ class EncoderBlock3d(nn.Module):
         y = self.conv2(y)
         y = drop_path(self.norm2(y), self.drop_path, training=self.training)
         return F.relu(y.add_(x if self.shortcut is None else self.shortcut(x)), inplace=True)
+
+
+def _conv(channels: int, stride: int) -> nn.Conv3d:
+    """A 3x3x3 convolution."""
+    if stride == 1:
+        return Conv3x3x3(channels, channels)
+    return nn.Conv3d(channels, channels, 3, stride, padding=1, bias=False)
 
 
 class VolumeEncoder3d(nn.Module):
@@ -98,7 +104,7 @@ class VolumeNeck(nn.Module):
         # Each sees (level, raised coarser one), concatenated.
         self.reduce = nn.ModuleList(nn.Conv3d(2 * channels, channels, 1, bias=False) for _ in range(merging))
         self.reduce_norm = nn.ModuleList(norm(channels) for _ in range(merging))
-        self.smooth = nn.ModuleList(nn.Conv3d(channels, channels, 3, padding=1, bias=False) for _ in range(merging))
+        self.smooth = nn.ModuleList(Conv3x3x3(channels, channels) for _ in range(merging))
         self.smooth_norm = nn.ModuleList(norm(channels) for _ in range(merging))
 
     def forward(self, levels: list[Tensor]) -> Float[Tensor, "B C X Y Z"]:
