@@ -20,8 +20,8 @@ from occloom.models.drocc import (
     RefinementConfig,
     RegionExperts,
     RegionExpertsConfig,
+    StandIn,
     View,
-    VolumeRefinement,
     grown,
     image_view,
     occupancy_mask,
@@ -412,7 +412,7 @@ def test_recursion_against_a_loop_and_its_routers_learn():
 def refinement(config=STEADY, grid=COARSE):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        made = VolumeRefinement(config, grid=grid, volume_channels=5, image_channels=CHANNELS, depth_channels=6)
+        made = config.build(volume_channels=5, image_channels=CHANNELS, grid=grid)
     return stir(made)
 
 
@@ -430,6 +430,7 @@ VARIANTS = {
     "image": replace(NO_EXPERTS, guide="image"),
     "mask": replace(NO_EXPERTS, guide="none"),
     "grown": replace(NO_EXPERTS, dilation=1),
+    "stand-in": replace(NO_EXPERTS, depth_features=StandIn(7)),
 }
 
 
@@ -473,12 +474,24 @@ def test_what_the_mask_and_the_features_of_the_prior_change():
     scene = surround_scene()
     volume, features = volume_and_features(scene)
     other = replace(scene, prior=replace(scene.prior, features=-scene.prior.features))
-    for name in ("D2", "image", "mask"):
+    for name in ("D2", "image", "mask", "stand-in"):
         made = refinement(VARIANTS[name]).eval()
         before = made(scene, volume, features, STRIDE)
         # Only where voxels look at the prior's features do they matter; the mask always does.
         assert torch.equal(before, made(other, volume, features, STRIDE)) == (name != "D2")
         assert not torch.equal(before, made(without_depth(scene), volume, features, STRIDE))
+
+
+def test_needs_are_what_is_looked_at():
+    features = {name: config.needs.prior_features for name, config in VARIANTS.items()}
+    assert features == {name: name in ("D2", "R", "R2", "grown") for name in VARIANTS}
+    assert all(config.needs.prior_depth and config.needs.images for config in VARIANTS.values())
+    scene = surround_scene()
+    bare = replace(scene, prior=replace(scene.prior, features=None))
+    for name in ("image", "mask", "stand-in"):
+        made = refinement(VARIANTS[name]).eval()
+        volume, features = volume_and_features(scene)
+        assert torch.equal(made(bare, volume, features, STRIDE), made(scene, volume, features, STRIDE))
 
 
 def even(made):
@@ -519,9 +532,7 @@ BLOCK = 420_192
 
 def full_size(experts):
     with torch.device("meta"):
-        return VolumeRefinement(
-            RefinementConfig(experts=experts), grid=FULL, volume_channels=32, image_channels=256, depth_channels=384
-        )
+        return RefinementConfig(experts=experts).build(volume_channels=32, image_channels=256, grid=FULL)
 
 
 def test_parameters_of_the_papers_size():

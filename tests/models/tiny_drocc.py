@@ -6,13 +6,13 @@ from dataclasses import replace
 import torch
 
 from occloom.grid import VoxelGrid
-from occloom.models.drocc import RefinementConfig
+from occloom.models.drocc import ModelFeatures, RefinementConfig
 from occloom.scene import Cameras, DepthPrior, Scene
 
 GRID = VoxelGrid(lower=(-4.0, -4.0, -1.0), voxel_size=(0.4, 0.4, 0.8), shape=(20, 20, 4))
 COARSE = GRID.coarsen((4, 4, 1))
 STRIDE = 8
-STEADY = RefinementConfig(heads=2, feedforward=12, dropout=0.0)
+STEADY = RefinementConfig(heads=2, feedforward=12, dropout=0.0, depth_features=ModelFeatures(6))
 """Without dropout."""
 
 

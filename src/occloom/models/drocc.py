@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from occloom.errors import InputError
 from occloom.geometry.precision import full_precision
 from occloom.grid import VoxelGrid
+from occloom.interfaces import Needs
 from occloom.lifting.cross_attention import DeformableCrossAttention, ReferencePoints, project_references
+from occloom.lifting.prior_features import StandInFeatures
 from occloom.lifting.proposals import depth_proposals
 from occloom.scene import DepthPrior, Scene
 from occloom.voxel.positions import AxisPositions
@@ -67,6 +69,22 @@ class RecursiveExpertConfig:
 
 
 @dataclass(frozen=True)
+class ModelFeatures:
+    """F^(D) of a depth model, read with the prior."""
+
+    channels: int = 384
+    """Of the features; MoGe-2 ViT-S has 384."""
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """F^(D) of a small network on the prior's depth, trained along: where no depth model is at hand."""
+
+    channels: int = 64
+    """Of the features."""
+
+
+@dataclass(frozen=True)
 class RefinementConfig:
     """D2-VFormer and what refines its voxels further. The defaults are the paper's, with R2-EFormer."""
 
@@ -83,6 +101,8 @@ class RefinementConfig:
     guide: Literal["depth", "image", "none"] = "depth"
     """What voxels in the mask look at in Eq. 5: the prior's features; the image's, as a control; nothing, which leaves
     the mask alone."""
+    depth_features: ModelFeatures | StandIn = ModelFeatures()
+    """Where the prior's features come from."""
     experts: RegionExpertsConfig | RecursiveExpertConfig | None = RecursiveExpertConfig()
     """What follows D2-VFormer; None for nothing."""
 
@@ -92,6 +112,16 @@ class RefinementConfig:
                 f"heads is {self.heads}, feedforward {self.feedforward}, dilation {self.dilation}",
                 rule="heads and feedforward are at least 1, dilation at least 0",
             )
+
+    @property
+    def needs(self) -> Needs:
+        """What it looks at."""
+        features = self.guide == "depth" and isinstance(self.depth_features, ModelFeatures)
+        return Needs(images=True, prior_depth=True, prior_features=features)
+
+    def build(self, *, volume_channels: int, image_channels: int, grid: VoxelGrid) -> "VolumeRefinement":
+        """Make the refinement of a coarse volume, with random weights."""
+        return VolumeRefinement(self, volume_channels=volume_channels, image_channels=image_channels, grid=grid)
 
 
 # --- the occupancy mask ----------------------------------------------------------------------------------------------
@@ -416,23 +446,14 @@ def _block(channels: int, config: RefinementConfig) -> CrossAttentionBlock:
 class VolumeRefinement(nn.Module):
     """A coarse volume to queries, D2-VFormer, experts, and back to a volume."""
 
-    def __init__(
-        self,
-        config: RefinementConfig,
-        *,
-        grid: VoxelGrid,
-        volume_channels: int,
-        image_channels: int,
-        depth_channels: int,
-    ) -> None:
+    def __init__(self, config: RefinementConfig, *, volume_channels: int, image_channels: int, grid: VoxelGrid) -> None:
         """Make the refinement.
 
         Args:
             config: Parts.
-            grid: Of the coarse volume.
             volume_channels: Of the volume, before and after.
             image_channels: Of the image features; also C, the width of all attention.
-            depth_channels: Of the prior's features.
+            grid: Of the coarse volume.
 
         Raises:
             InputError: If heads do not divide the width, or a region holds no voxel.
@@ -442,7 +463,10 @@ class VolumeRefinement(nn.Module):
         self.config, self.grid = config, grid
         self.embed = nn.Linear(volume_channels, channels)
         self.positions = AxisPositions(channels, grid.shape)
-        looked_at = {"depth": depth_channels, "image": image_channels, "none": None}
+        self.stand_in = None
+        if config.guide == "depth" and isinstance(config.depth_features, StandIn):
+            self.stand_in = StandInFeatures(config.depth_features.channels)
+        looked_at = {"depth": config.depth_features.channels, "image": image_channels, "none": None}
         self.dual_projection = DualProjection(channels, depth_channels=looked_at[config.guide], config=config)
         self.experts = None
         if isinstance(config.experts, RegionExpertsConfig):
@@ -487,5 +511,6 @@ class VolumeRefinement(nn.Module):
             return image
         if self.config.guide == "none":
             return None
-        assert scene.prior.features is not None, "needs asks for the prior's features"
-        return prior_view(scene, points, scene.prior.features)
+        features = scene.prior.features if self.stand_in is None else self.stand_in(scene.prior.depth)
+        assert features is not None, "needs asks for the prior's features"
+        return prior_view(scene, points, features)
