@@ -22,3 +22,12 @@ def test_coarse_levels_reach_the_finest():
     features = pyramid([(4, 6), (2, 3)], (4, 6))
     changed = FeaturePyramid(levels=(features.levels[0], features.levels[1] + 1), strides=features.strides)
     assert not torch.allclose(neck(features).levels[0], neck(changed).levels[0])
+
+
+def test_nearest_repeats_coarse_pixels():
+    torch.manual_seed(0)
+    neck = TopDownNeck(in_channels=(4, 6), channels=5, enlarging="nearest")
+    features = pyramid([(4, 6), (2, 3)], (4, 6))
+    fine, coarse = (lateral(level) for lateral, level in zip(neck.lateral, features.levels, strict=True))
+    expected = neck.smooth(fine + coarse.repeat_interleave(2, 2).repeat_interleave(2, 3))
+    torch.testing.assert_close(neck(features).levels[0], expected)

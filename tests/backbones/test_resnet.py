@@ -225,3 +225,10 @@ class TestStochasticDepth:
         dropped = (change == 0).flatten(1).all(dim=1)
         assert 60 < dropped.sum() < 140
         torch.testing.assert_close(change[~dropped], (branch / 0.75).expand_as(change[~dropped]))
+
+
+def test_the_first_stage_alone_is_the_finest_level():
+    torch.manual_seed(0)
+    trunk = resnet18(width=8).eval()
+    images = torch.rand(2, 3, 33, 50)
+    assert torch.equal(trunk.first_stage(images), trunk(images).levels[0])

@@ -1,7 +1,8 @@
 import numpy as np
 import torch
 
-from occloom.losses.cross_entropy import cross_entropy
+from occloom.grid import LabelSpace
+from occloom.losses.cross_entropy import BalancedClasses, EqualClasses, cross_entropy
 
 
 def test_against_a_plain_loop():
@@ -26,3 +27,9 @@ def test_nothing_observed_costs_nothing():
     loss.backward()
     assert loss.item() == 0
     assert not logits.grad.any()
+
+
+def test_class_weights_are_parts():
+    space = LabelSpace(("a", "b", "free"), 2, ((0, 0, 0),) * 3, (1e3, 2e4, 1e6))
+    assert EqualClasses().weights(space).tolist() == [1, 1, 1]
+    assert torch.equal(BalancedClasses().weights(space), space.class_weights())

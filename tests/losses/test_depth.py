@@ -7,7 +7,7 @@ from scipy.stats import norm
 from torch.nn import functional as F
 
 from occloom.lifting.depth import DepthPlanes
-from occloom.losses.depth import depth_divergence, gaussian_planes
+from occloom.losses.depth import depth_cross_entropy, depth_divergence, gaussian_planes
 
 PLANES = DepthPlanes(near=2.0, step=0.5, count=40)
 
@@ -64,3 +64,52 @@ def test_a_distribution_of_zeros_stays_finite():
     loss.backward()
     assert math.isfinite(loss.item())
     assert probability.grad.isfinite().all()
+
+
+BINS = DepthPlanes(near=1.25, step=0.5, count=88)
+"""Of BEVDet: bin k holds the depths from 1 + k / 2 to 1.5 + k / 2 metres."""
+
+
+@pytest.mark.parametrize(
+    ("metres", "plane"),
+    [(1.0, 0), (1.49, 0), (1.5, 1), (20.3, 38), (44.99, 87), (0.99, None), (45.0, None), (0.0, None)],
+)
+def test_cross_entropy_asks_for_the_plane_of_the_true_depth(metres, plane):
+    logits = torch.randn(1, 88, 1, 1, generator=torch.Generator().manual_seed(0))
+    probability = logits.softmax(dim=1)
+    loss = depth_cross_entropy(probability, torch.full((1, 1, 1), metres), BINS)
+    if plane is None:
+        assert loss == 0
+        return
+    expected = -sum(math.log(p if k == plane else 1 - p) for k, p in enumerate(probability.flatten().tolist()))
+    assert math.isclose(loss.item(), expected, rel_tol=1e-4)
+
+
+def test_cross_entropy_is_the_mean_of_pixels_of_known_depth():
+    generator = torch.Generator().manual_seed(0)
+    probability = torch.rand(2, 88, 3, 4, generator=generator).softmax(dim=1)
+    depth = torch.rand(2, 3, 4, generator=generator) * 60
+    each = [
+        depth_cross_entropy(probability[m, :, i, j].view(1, 88, 1, 1), depth[m, i, j].view(1, 1, 1), BINS)
+        for m in range(2)
+        for i in range(3)
+        for j in range(4)
+        if 1 <= depth[m, i, j] < 45
+    ]
+    assert len(each) < 24
+    torch.testing.assert_close(depth_cross_entropy(probability, depth, BINS), torch.stack(each).mean())
+
+
+def test_cross_entropy_of_certainty_stays_finite_forward_and_backward():
+    probability = F.one_hot(torch.tensor([[[3]]]), 88).movedim(-1, 1).float().requires_grad_()
+    for metres, least, most in ((2.6, 0, 1e-6), (7.0, 150, 250)):
+        loss = depth_cross_entropy(probability, torch.full((1, 1, 1), metres), BINS)
+        assert least <= loss.item() <= most
+        (gradient,) = torch.autograd.grad(loss, probability)
+        assert torch.isfinite(gradient).all()
+
+
+def test_cross_entropy_leaves_mixed_precision():
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = depth_cross_entropy(torch.full((1, 88, 1, 1), 1 / 88, dtype=torch.bfloat16), torch.ones(1, 1, 1), BINS)
+    assert torch.isfinite(loss)

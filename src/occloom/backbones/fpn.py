@@ -1,7 +1,10 @@
 """A small top-down neck (Lin et al., "Feature Pyramid Networks", CVPR 2017)."""
 
+from typing import Literal
+
 import torch.nn.functional as F
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from occloom.interfaces import FeaturePyramid
 
@@ -9,14 +12,18 @@ from occloom.interfaces import FeaturePyramid
 class TopDownNeck(nn.Module):
     """Brings the context of coarse levels to the finest one, and returns that one only."""
 
-    def __init__(self, *, in_channels: tuple[int, ...], channels: int) -> None:
+    def __init__(
+        self, *, in_channels: tuple[int, ...], channels: int, enlarging: Literal["bilinear", "nearest"] = "bilinear"
+    ) -> None:
         """Make the neck.
 
         Args:
             in_channels: Of each level, finest first.
             channels: Of the level that comes out.
+            enlarging: How coarse levels become finer; the paper's is "nearest".
         """
         super().__init__()
+        self.enlarging = enlarging
         self.lateral = nn.ModuleList(nn.Conv2d(c, channels, 1) for c in in_channels)
         self.smooth = nn.Conv2d(channels, channels, 3, padding=1)
 
@@ -25,5 +32,11 @@ class TopDownNeck(nn.Module):
         levels = [lateral(level) for lateral, level in zip(self.lateral, pyramid.levels, strict=True)]
         x = levels[-1]
         for finer in reversed(levels[:-1]):
-            x = finer + F.interpolate(x, size=finer.shape[-2:], mode="bilinear", align_corners=False)
+            x = finer + self._enlarged(x, finer)
         return FeaturePyramid(levels=(self.smooth(x),), strides=pyramid.strides[:1])
+
+    def _enlarged(self, coarse: Float[Tensor, "M C h w"], finer: Float[Tensor, "M C H W"]) -> Float[Tensor, "M C H W"]:
+        """The coarse level at the size of the finer one."""
+        if self.enlarging == "nearest":
+            return F.interpolate(coarse, size=finer.shape[-2:], mode="nearest")
+        return F.interpolate(coarse, size=finer.shape[-2:], mode="bilinear", align_corners=False)

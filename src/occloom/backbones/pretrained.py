@@ -25,6 +25,8 @@ class HubFile:
 
 RESNET50D_IMAGENET = HubFile(repository="timm/resnet50d.a1_in1k", name="model.safetensors")
 """ResNet-50-D trained on ImageNet-1k by timm (Wightman et al., "ResNet strikes back", 2021, recipe A1); Apache-2.0."""
+RESNET50_IMAGENET = HubFile(repository="timm/resnet50.tv_in1k", name="model.safetensors")
+"""ResNet-50 trained on ImageNet-1k by torchvision, the weights that BEVDet's detectors began with; BSD-3-Clause."""
 
 
 def pretrained_trunk(source: HubFile) -> Path:

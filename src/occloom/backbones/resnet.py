@@ -194,13 +194,15 @@ class ResNet(nn.Module):
 
     def forward(self, images: Float[Tensor, "M 3 H W"]) -> FeaturePyramid:
         """Encode RGB images in [0, 1] of any size; a level has `ceil(size / stride)` pixels."""
-        x = (images - self.mean) / self.std
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        levels = []
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = stage(x)
-            levels.append(x)
+        levels = [self.first_stage(images)]
+        for stage in (self.layer2, self.layer3, self.layer4):
+            levels.append(stage(levels[-1]))
         return FeaturePyramid(levels=tuple(levels[-len(self.strides) :]), strides=self.strides)
+
+    def first_stage(self, images: Float[Tensor, "M 3 H W"]) -> Float[Tensor, "M C h w"]:
+        """The level of stride 4 alone, for those that look no further."""
+        x = (images - self.mean) / self.std
+        return self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(x)))))
 
 
 def _initialise(module: nn.Module) -> None:

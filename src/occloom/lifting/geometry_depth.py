@@ -188,12 +188,19 @@ def wide_projection(in_channels: int, out_channels: int, *, stride: int, norm: N
 class AtrousPyramid(nn.Module):
     """Convolutions with growing gaps, and the mean of the image, side by side (DeepLab v3, 2017, 3.3)."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, *, inner: int | None = None) -> None:
+        """Make the pyramid.
+
+        Args:
+            channels: In and out.
+            inner: Of each of the five sides; None for as many.
+        """
         super().__init__()
-        self.branches = nn.ModuleList(AtrousBranch(channels, dilation) for dilation in (1, 6, 12, 18))
-        self.pooled_conv = nn.Conv2d(channels, channels, 1, bias=False)
-        self.pooled_norm = BatchNormOfVectors(channels)
-        self.conv = nn.Conv2d(5 * channels, channels, 1, bias=False)
+        inner = channels if inner is None else inner
+        self.branches = nn.ModuleList(AtrousBranch(channels, inner, dilation) for dilation in (1, 6, 12, 18))
+        self.pooled_conv = nn.Conv2d(channels, inner, 1, bias=False)
+        self.pooled_norm = BatchNormOfVectors(inner)
+        self.conv = nn.Conv2d(5 * inner, channels, 1, bias=False)
         self.norm = nn.BatchNorm2d(channels)
         self.dropout = nn.Dropout(0.5)
 
@@ -201,20 +208,20 @@ class AtrousPyramid(nn.Module):
         """Mix what is seen at several scales."""
         pooled = self.pooled_conv(x.mean(dim=(2, 3), keepdim=True))
         pooled = F.relu(self.pooled_norm(pooled[:, :, 0, 0]))[:, :, None, None]
-        sides = [*(branch(x) for branch in self.branches), pooled.expand_as(x)]
+        sides = [*(branch(x) for branch in self.branches), pooled.expand(-1, -1, *x.shape[2:])]
         return self.dropout(F.relu(self.norm(self.conv(torch.cat(sides, dim=1)))))
 
 
 class AtrousBranch(nn.Module):
     """One convolution of a dilation; of a single pixel where the dilation is 1."""
 
-    def __init__(self, channels: int, dilation: int) -> None:
+    def __init__(self, in_channels: int, channels: int, dilation: int) -> None:
         super().__init__()
         size, padding = (1, 0) if dilation == 1 else (3, dilation)
-        self.conv = nn.Conv2d(channels, channels, size, padding=padding, dilation=dilation, bias=False)
+        self.conv = nn.Conv2d(in_channels, channels, size, padding=padding, dilation=dilation, bias=False)
         self.norm = nn.BatchNorm2d(channels)
 
-    def forward(self, x: Float[Tensor, "M C h w"]) -> Float[Tensor, "M C h w"]:
+    def forward(self, x: Float[Tensor, "M C h w"]) -> Float[Tensor, "M Co h w"]:
         """Keep the size."""
         return F.relu(self.norm(self.conv(x)))
 

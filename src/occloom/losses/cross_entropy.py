@@ -1,8 +1,31 @@
 """Class-weighted cross-entropy over the voxels that count."""
 
+from dataclasses import dataclass
+
+import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
+
+from occloom.grid import LabelSpace
+
+
+@dataclass(frozen=True)
+class EqualClasses:
+    """Every voxel that counts weighs the same."""
+
+    def weights(self, label_space: LabelSpace) -> Float[Tensor, " K"]:
+        """All 1."""
+        return torch.ones(label_space.num_classes)
+
+
+@dataclass(frozen=True)
+class BalancedClasses:
+    """Voxels of rare classes weigh more."""
+
+    def weights(self, label_space: LabelSpace) -> Float[Tensor, " K"]:
+        """`LabelSpace.class_weights`."""
+        return label_space.class_weights(device=torch.get_default_device())
 
 
 def cross_entropy(

@@ -1,9 +1,11 @@
 """Supervision of a distribution over depth planes by true depth, where there is any."""
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from occloom.geometry.precision import full_precision
 from occloom.lifting.depth import DepthPlanes
 
 
@@ -45,3 +47,25 @@ def depth_divergence(
     target = gaussian_planes(torch.where(known, depth, planes.near), planes, std)
     divergence = torch.xlogy(target, target) - target * (probability.float() + 1e-6).log()
     return (divergence.sum(dim=1) * known).sum() / known.sum().clamp(min=1)
+
+
+def depth_cross_entropy(
+    probability: Float[Tensor, "M D h w"], depth: Float[Tensor, "M h w"], planes: DepthPlanes
+) -> Float[Tensor, ""]:
+    """Binary cross-entropy of every plane with the true one, summed over planes, a pixel of known depth (BEVDepth).
+
+    Args:
+        probability: Of each plane.
+        depth: True z-depth in metres, 0 = unknown; what is unknown or on no plane does not count.
+        planes: Of the distribution; a plane takes the depths up to half a step before and behind it.
+
+    Returns:
+        0 where no pixel counts.
+    """
+    known = (depth >= planes.nearest) & (depth < planes.farthest) & (depth > 0)
+    plane = ((depth - planes.nearest) / planes.step).floor().long()
+    plane = torch.where(known, plane.clamp(0, planes.count - 1), 0)
+    true = torch.zeros_like(probability, dtype=torch.float32).scatter_(1, plane[:, None], 1.0)
+    with full_precision(probability.device.type):
+        nll = F.binary_cross_entropy(probability.float(), true, reduction="none")
+    return (nll.sum(dim=1) * known).sum() / known.sum().clamp(min=1)

@@ -14,27 +14,35 @@ class EncoderBlock3d(nn.Module):
     """Two 3x3x3 convolutions with batch normalisation around a shortcut."""
 
     def __init__(
-        self, channels: int, *, stride: int, drop_path: float, shortcut_norm: Callable[[int], nn.Module] | None
+        self,
+        channels: int,
+        *,
+        stride: int,
+        drop_path: float,
+        shortcut_norm: Callable[[int], nn.Module] | None,
+        in_channels: int | None = None,
     ) -> None:
         """Make a block.
 
         Args:
-            channels: In and out.
+            channels: Out, and in where `in_channels` is None.
             stride: Of the first convolution.
             drop_path: Probability that a sample of a batch skips the two convolutions in training.
             shortcut_norm: Makes the normalisation behind a 3x3x3 convolution on the shortcut; None for the identity.
+            in_channels: In; other than `channels` needs a shortcut.
         """
         super().__init__()
+        before = channels if in_channels is None else in_channels
         self.drop_path = drop_path
-        self.conv1 = _conv(channels, stride)
+        self.conv1 = _conv(before, channels, stride)
         self.norm1 = nn.BatchNorm3d(channels)
         self.conv2 = Conv3x3x3(channels, channels)
         self.norm2 = nn.BatchNorm3d(channels)
         self.shortcut = None
         if shortcut_norm is not None:
-            self.shortcut = nn.Sequential(_conv(channels, stride), shortcut_norm(channels))
+            self.shortcut = nn.Sequential(_conv(before, channels, stride), shortcut_norm(channels))
 
-    def forward(self, x: Float[Tensor, "B C X Y Z"]) -> Float[Tensor, "B C x y z"]:
+    def forward(self, x: Float[Tensor, "B C X Y Z"]) -> Float[Tensor, "B Co x y z"]:
         """Divide the size by the stride, rounding up."""
         # Step by step and in place: a volume of full size has 134 MB, and three of them are held at most.
         y = F.relu(self.norm1(self.conv1(x)), inplace=True)
@@ -43,11 +51,11 @@ class EncoderBlock3d(nn.Module):
         return F.relu(y.add_(x if self.shortcut is None else self.shortcut(x)), inplace=True)
 
 
-def _conv(channels: int, stride: int) -> nn.Conv3d:
+def _conv(in_channels: int, channels: int, stride: int) -> nn.Conv3d:
     """A 3x3x3 convolution."""
     if stride == 1:
-        return Conv3x3x3(channels, channels)
-    return nn.Conv3d(channels, channels, 3, stride, padding=1, bias=False)
+        return Conv3x3x3(in_channels, channels)
+    return nn.Conv3d(in_channels, channels, 3, stride, padding=1, bias=False)
 
 
 class VolumeEncoder3d(nn.Module):
