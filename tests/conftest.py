@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -49,6 +50,20 @@ def tiny_town(tmp_path_factory: pytest.TempPathFactory) -> Path:
             )
             partial.rename(town)
     return town
+
+
+@pytest.fixture(scope="session")
+def made_nuscenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three scenes of three, two and one keyframes in nuScenes' and Occ3D's layout; do not write into it."""
+    from made_nuscenes import write_made_nuscenes
+
+    return write_made_nuscenes(tmp_path_factory.mktemp("made_nuscenes"))
+
+
+@pytest.fixture
+def own_nuscenes(made_nuscenes: Path, tmp_path: Path) -> Path:
+    """A copy of the made scenes, to be spoilt."""
+    return Path(shutil.copytree(made_nuscenes, tmp_path / "own_nuscenes"))
 
 
 @pytest.fixture

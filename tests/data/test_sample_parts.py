@@ -69,7 +69,9 @@ def test_scans_are_joined_in_the_present_frame(tmp_path: Path):
 def test_ignored_voxels_are_unobserved_at_every_scale(reduction: LabelReduction):
     rng = np.random.default_rng(0)
     labels = rng.choice(np.array([0, 0, 0, 1, 5, IGNORED, IGNORED], np.uint8), (8, 8, 4))
-    reduced = {"majority": majority_labels, "monoscene": monoscene_labels}[reduction](labels, 2, num_classes=20)
+    reduced = {"majority": majority_labels, "monoscene": monoscene_labels}[reduction](
+        labels, 2, num_classes=20, empty=0
+    )
     for scale, expected in ((1, labels), (2, reduced)):
         target = target_of(labels, SEMANTIC_KITTI, scale=scale, reduction=reduction)
         assert np.array_equal(target.observed[0], expected != IGNORED)

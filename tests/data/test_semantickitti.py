@@ -53,7 +53,7 @@ def test_coarse_labels_are_reduced_after_masking(made_kitti: Path, rule: str):
     fine = config_of(made_kitti).build("val", IMAGES).target(0)
     coarse = config_of(made_kitti, label_scale=8, label_reduction=rule).build("val", IMAGES)
     labels = torch.where(fine.observed, fine.labels, 255)[0].numpy().astype(np.uint8)
-    reduced = {"majority": majority_labels, "monoscene": monoscene_labels}[rule](labels, 8, num_classes=20)
+    reduced = {"majority": majority_labels, "monoscene": monoscene_labels}[rule](labels, 8, num_classes=20, empty=0)
     assert coarse.grid == SEMANTIC_KITTI_GRID.coarsen((8, 8, 8))
     assert np.array_equal(coarse.target(0).observed[0].numpy(), reduced != 255)
     assert np.array_equal(coarse.target(0).labels[0].numpy(), np.where(reduced == 255, 0, reduced))

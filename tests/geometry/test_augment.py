@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from occloom.geometry.augment import cropped_intrinsics, flipped_intrinsics, resized_intrinsics
+from occloom.geometry.augment import cropped_intrinsics, flipped_intrinsics, resized_intrinsics, turned_intrinsics
 from occloom.geometry.projection import project
 
 LEADS = [(), (2,), (1, 2), (0,)]
@@ -40,6 +40,33 @@ class TestPixelsMove:
         torch.testing.assert_close(after, torch.stack([63 - before[..., 0], before[..., 1]], dim=-1))
 
 
+@pytest.mark.parametrize("degrees", [-5.4, 30.0])
+def test_turned_images_show_points_where_the_turned_camera_projects_them(degrees):
+    """Pillow turns counter-clockwise about the middle; two ramps tell where each pixel came from."""
+    size = (24, 64)
+    turned = [
+        np.asarray(Image.fromarray(ramp).rotate(degrees, Image.Resampling.BILINEAR, fillcolor=-1))
+        for ramp in ramps(*size)
+    ]
+    before, _ = project(points_in_view(), camera())
+    after, _ = project(points_in_view(), turned_intrinsics(camera(), degrees=degrees, size=size))
+    checked = 0
+    for (u, v), (new_u, new_v) in zip(before.tolist(), after.tolist(), strict=True):
+        if 1 <= new_u < size[1] - 2 and 1 <= new_v < size[0] - 2:
+            corner = np.s_[int(new_v) : int(new_v) + 2, int(new_u) : int(new_u) + 2]
+            across, down = new_u % 1, new_v % 1
+            weights = np.outer([1 - down, down], [1 - across, across])
+            if min(ramp[corner].min() for ramp in turned) > 0:
+                checked += 1
+                assert [float((ramp[corner] * weights).sum()) for ramp in turned] == pytest.approx([u, v], abs=0.05)
+    assert checked >= 4
+
+
+def test_turning_back_changes_nothing():
+    there = turned_intrinsics(camera(), degrees=7.0, size=(24, 64))
+    torch.testing.assert_close(turned_intrinsics(there, degrees=-7.0, size=(24, 64)), camera())
+
+
 def test_flipping_twice_changes_nothing():
     torch.testing.assert_close(flipped_intrinsics(flipped_intrinsics(camera(), 65), 65), camera())
 
@@ -70,6 +97,7 @@ def test_precision_is_the_callers_and_the_argument_stays(dtype):
         resized_intrinsics(intrinsics, from_size=(24, 64), to_size=(10, 64)),
         cropped_intrinsics(intrinsics, 1, 2),
         flipped_intrinsics(intrinsics, 64),
+        turned_intrinsics(intrinsics, degrees=5.0, size=(24, 64)),
     ):
         assert changed.dtype == dtype
         assert not torch.equal(changed, intrinsics)

@@ -17,6 +17,7 @@ def random_intrinsics(lead: tuple[int, ...], dtype: torch.dtype, rng: np.random.
     intrinsics[..., 0, 0] = rng.choice([-1, 1], lead) * rng.uniform(200, 800, lead)
     intrinsics[..., 0, 1] = rng.uniform(-3, 3, lead)
     intrinsics[..., 0, 2] = rng.uniform(100, 600, lead)
+    intrinsics[..., 1, 0] = rng.uniform(-80, 80, lead)
     intrinsics[..., 1, 1] = rng.uniform(200, 800, lead)
     intrinsics[..., 1, 2] = rng.uniform(50, 200, lead)
     intrinsics[..., 2, 2] = 1

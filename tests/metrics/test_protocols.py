@@ -8,9 +8,28 @@ import torch
 
 from occloom.data import kitti_files, label_spaces
 from occloom.metrics.confusion import count_confusion
-from occloom.metrics.protocols import MONOSCENE, SEMANTICKITTI, SSCBENCH
+from occloom.metrics.protocols import (
+    MONOSCENE,
+    OCC3D,
+    OCC3D_LIDAR_MASK,
+    OCC3D_NO_MASK,
+    SEMANTICKITTI,
+    SSCBENCH,
+)
 
 PROTOCOLS = [SEMANTICKITTI, MONOSCENE, SSCBENCH]
+OCC3D_CASES = [
+    "occ01_real_camera_mask",
+    "occ02_real_lidar_mask",
+    "occ03_real_no_mask",
+    "occ04_two_frames",
+    "occ05_random_small",
+    "occ06_absent_in_both",
+    "occ07_all_free",
+    "occ08_all_masked",
+    "occ09_class_only_in_pred",
+    "occ10_gt_255",
+]
 CASES = [
     "sk01_real08_noisy",
     "sk02_real08_prevframe_as_pred",
@@ -92,6 +111,45 @@ def test_sscbench_agrees_with_its_own_class(real_data):
         assert all(map(close, scores.per_class, expected["iou_ssc"]))
 
 
+def occ3d_frames_of(folder: Path, name: str):
+    """Prediction, labels, observed of each frame, by the masks that the case says are used."""
+    described = expected_of(folder, name)
+    with np.load(folder / "metric_cases" / f"{name}.npz") as arrays:
+        suffixes = [""] if "pred" in arrays else sorted(key.removeprefix("pred") for key in arrays if "pred_" in key)
+        for suffix in suffixes:
+            observed = arrays["semantics" + suffix] < 18
+            for mask, used in (("mask_camera", "use_image_mask"), ("mask_lidar", "use_lidar_mask")):
+                if described[used]:
+                    observed &= arrays[mask + suffix].astype(bool)
+            yield arrays["pred" + suffix], arrays["semantics" + suffix], observed
+
+
+@pytest.mark.real_data
+def test_every_occ3d_case_is_asked(real_data):
+    assert sorted(path.stem for path in (real_data / "metric_cases").glob("occ*.json")) == OCC3D_CASES
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("name", OCC3D_CASES)
+def test_occ3d_agrees_with_the_official_program(real_data, name):
+    expected = expected_of(real_data, name)["expected"]
+    counts = counts_of(occ3d_frames_of(real_data, name), classes=18)
+    np.testing.assert_array_equal(counts, expected["hist_rows_gt_cols_pred"])
+    scores = OCC3D.scores(counts)
+
+    def agrees(value, percent):
+        return math.isnan(value) if percent is None else 100 * value == pytest.approx(percent, abs=1e-11)
+
+    assert agrees(scores.miou, expected["miou"])
+    assert agrees(scores.iou, expected["geometric_iou_percent"])
+    assert all(map(agrees, scores.per_class, expected["iou_per_class_percent"]))
+
+
+def test_occ3d_says_which_mask_is_in_use():
+    assert [p.mask.split(":")[0] for p in (OCC3D, OCC3D_LIDAR_MASK, OCC3D_NO_MASK)] == ["camera", "lidar", "none"]
+    assert len({p.name for p in (OCC3D, OCC3D_LIDAR_MASK, OCC3D_NO_MASK)}) == 3
+
+
 @pytest.mark.real_data
 def test_a_predicted_ignored_id_is_refused(real_data):
     assert "raises" in expected_of(real_data, "sk09_pred_ignored_id")["expected"]
@@ -134,7 +192,7 @@ def test_only_the_completion_of_nothing_differs_by_more_than_a_millionth():
     assert official.miou == pytest.approx(other.miou, abs=1e-6)
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", [*PROTOCOLS, OCC3D])
 def test_the_card_states_every_choice(protocol):
     card = protocol.card()
     assert card.startswith("protocol")

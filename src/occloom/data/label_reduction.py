@@ -13,35 +13,46 @@ MOSTLY_FREE = 0.95
 """MonoScene: a coarse voxel with a larger share of empty and ignored fine voxels has no class."""
 
 
-def majority_labels(labels: UInt8[np.ndarray, "X Y Z"], factor: int, *, num_classes: int) -> UInt8[np.ndarray, "x y z"]:
+def majority_labels(
+    labels: UInt8[np.ndarray, "X Y Z"], factor: int, *, num_classes: int, empty: int
+) -> UInt8[np.ndarray, "x y z"]:
     """LMSCNet's rule: one occupied fine voxel makes a coarse one occupied; else empty if any is; else ignored.
 
     Args:
-        labels: Dense ids with empty = 0, and `IGNORED`.
+        labels: Dense ids, and `IGNORED`.
         factor: Fine voxels along the edge of a coarse one; divides the shape.
         num_classes: K, the empty class included.
+        empty: Id of the empty class.
     """
     counts = _counts(labels, factor, num_classes)
-    occupied = counts[..., 1:num_classes]
-    free = np.where(counts[..., 0] > 0, 0, IGNORED)
-    return np.where(occupied.any(axis=-1), occupied.argmax(axis=-1) + 1, free).astype(np.uint8)
+    occupied = _occupied(counts, empty)
+    free = np.where(counts[..., empty] > 0, empty, IGNORED)
+    return np.where(occupied.any(axis=-1), occupied.argmax(axis=-1), free).astype(np.uint8)
 
 
 def monoscene_labels(
-    labels: UInt8[np.ndarray, "X Y Z"], factor: int, *, num_classes: int
+    labels: UInt8[np.ndarray, "X Y Z"], factor: int, *, num_classes: int, empty: int
 ) -> UInt8[np.ndarray, "x y z"]:
     """MonoScene's and VoxFormer's rule: above 95 % empty and ignored, whichever of the two is more (ties: ignored).
 
     Args:
-        labels: Dense ids with empty = 0, and `IGNORED`.
+        labels: Dense ids, and `IGNORED`.
         factor: Fine voxels along the edge of a coarse one; divides the shape.
         num_classes: K, the empty class included.
+        empty: Id of the empty class.
     """
     counts = _counts(labels, factor, num_classes)
-    empty, ignored = counts[..., 0], counts[..., num_classes]
-    free = np.where(empty > ignored, 0, IGNORED)
-    majority = counts[..., 1:num_classes].argmax(axis=-1) + 1
-    return np.where(empty + ignored > MOSTLY_FREE * factor**3, free, majority).astype(np.uint8)
+    num_empty, num_ignored = counts[..., empty], counts[..., num_classes]
+    free = np.where(num_empty > num_ignored, empty, IGNORED)
+    majority = _occupied(counts, empty).argmax(axis=-1)
+    return np.where(num_empty + num_ignored > MOSTLY_FREE * factor**3, free, majority).astype(np.uint8)
+
+
+def _occupied(counts: Int64[np.ndarray, "x y z bins"], empty: int) -> Int64[np.ndarray, "x y z K"]:
+    """Fine voxels of each class, none of the empty one."""
+    occupied = counts[..., :-1].copy()
+    occupied[..., empty] = 0
+    return occupied
 
 
 def _counts(labels: UInt8[np.ndarray, "X Y Z"], factor: int, num_classes: int) -> Int64[np.ndarray, "x y z bins"]:

@@ -135,6 +135,75 @@ SEMANTIC_KITTI = LabelSpace(
 SEMANTIC_KITTI_GRID = VoxelGrid(lower=(0.0, -25.6, -2.0), voxel_size=(0.2, 0.2, 0.2), shape=(256, 256, 32))
 """Of SemanticKITTI's voxel files: 51.2 m ahead, 25.6 m to each side, in the velodyne frame."""
 
+OCC3D = LabelSpace(
+    names=(
+        "others",
+        "barrier",
+        "bicycle",
+        "bus",
+        "car",
+        "construction-vehicle",
+        "motorcycle",
+        "pedestrian",
+        "traffic-cone",
+        "trailer",
+        "truck",
+        "driveable-surface",
+        "other-flat",
+        "sidewalk",
+        "terrain",
+        "manmade",
+        "vegetation",
+        "free",
+    ),
+    empty=17,
+    colours=(
+        (110, 110, 110),
+        (255, 120, 50),
+        (255, 150, 190),
+        (255, 230, 0),
+        (0, 150, 245),
+        (0, 235, 235),
+        (200, 180, 0),
+        (255, 0, 0),
+        (255, 240, 150),
+        (135, 60, 0),
+        (160, 32, 240),
+        (255, 0, 255),
+        (175, 0, 75),
+        (75, 0, 75),
+        (150, 240, 80),
+        (225, 220, 205),
+        (0, 175, 0),
+        (0, 0, 0),
+    ),
+    frequencies=(
+        944004.0,
+        1897170.0,
+        152386.0,
+        2391677.0,
+        16957802.0,
+        724139.0,
+        189027.0,
+        2074468.0,
+        413451.0,
+        2384460.0,
+        5916653.0,
+        175883646.0,
+        4275424.0,
+        51393615.0,
+        61411620.0,
+        105975596.0,
+        116424404.0,
+        1892500630.0,
+    ),
+)
+"""Occ3D-nuScenes: 17 classes, then free; the ids of its files are dense already. Frequencies as FlashOCC and COTR have
+them (reference datasets_and_metrics 3)."""
+
+OCC3D_GRID = VoxelGrid(lower=(-40.0, -40.0, -1.0), voxel_size=(0.4, 0.4, 0.4), shape=(200, 200, 16))
+"""Of Occ3D-nuScenes' label files: 40 m to every side of the ego frame at LiDAR time."""
+
 
 def _point_table() -> UInt8[np.ndarray, " raw"]:
     """Train id of every 16-bit raw id of a point."""

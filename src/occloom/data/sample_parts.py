@@ -23,7 +23,19 @@ from occloom.interfaces import Split
 from occloom.scene import Points, Sample, Target
 
 LabelReduction = Literal["majority", "monoscene"]
-Frame = TypeVar("Frame", bound=StereoFrame)
+
+
+@runtime_checkable
+class NamedFrame(Protocol):
+    """A moment with a name, in whichever layout."""
+
+    @property
+    def token(self) -> str:
+        """Such as "08/000005"."""
+        ...
+
+
+Frame = TypeVar("Frame", bound=NamedFrame)
 
 
 @runtime_checkable
@@ -185,7 +197,7 @@ def target_of(
     """Truth from dense ids with `IGNORED` among them, reduced by `scale`; ignored voxels become unobserved."""
     if scale > 1:
         reduce = majority_labels if reduction == "majority" else monoscene_labels
-        labels = reduce(labels, scale, num_classes=label_space.num_classes)
+        labels = reduce(labels, scale, num_classes=label_space.num_classes, empty=label_space.empty)
     observed = labels != IGNORED
     dense = np.where(observed, labels, np.uint8(label_space.empty)).astype(np.int64)
     return Target(labels=torch.from_numpy(dense)[None], observed=torch.from_numpy(observed)[None])

@@ -170,7 +170,8 @@ def _by_bin(counts: Int64[Tensor, "R K K"], edges: Sequence[float], protocol: Sc
     rows = []
     for low, high, part in zip(edges, edges[1:], counts, strict=False):
         scores = protocol.scores(part)
-        rows.append({"from": round(low, 3), "to": round(high, 3), "iou": _defined(scores.iou), "miou": scores.miou})
+        iou, miou = _defined(scores.iou), _defined(scores.miou)
+        rows.append({"from": round(low, 3), "to": round(high, 3), "iou": iou, "miou": miou})
     return rows
 
 

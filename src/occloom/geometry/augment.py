@@ -3,6 +3,8 @@
 Sizes are (height, width) in pixels; pixel (0, 0) is the centre of the first pixel (docs/conventions.md).
 """
 
+import math
+
 from jaxtyping import Float
 from torch import Tensor
 
@@ -23,6 +25,23 @@ def cropped_intrinsics(intrinsics: Float[Tensor, "*b 3 3"], left: int, top: int)
 def flipped_intrinsics(intrinsics: Float[Tensor, "*b 3 3"], width: int) -> Float[Tensor, "*b 3 3"]:
     """Intrinsics of the image mirrored left to right: u' = width - 1 - u, so fx changes its sign; poses stay."""
     return _mapped(intrinsics, scale=(-1.0, 1.0), shift=(width - 1.0, 0.0))
+
+
+def turned_intrinsics(
+    intrinsics: Float[Tensor, "*b 3 3"], *, degrees: float, size: tuple[int, int]
+) -> Float[Tensor, "*b 3 3"]:
+    """Intrinsics of the image turned about its middle, counter-clockwise as one looks at it; its size stays."""
+    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    height, width = size
+    middle_u, middle_v = (width - 1) / 2, (height - 1) / 2
+    turn = intrinsics.new_tensor(
+        [
+            [cosine, sine, middle_u - cosine * middle_u - sine * middle_v],
+            [-sine, cosine, middle_v + sine * middle_u - cosine * middle_v],
+            [0.0, 0.0, 1.0],
+        ]
+    )
+    return turn @ intrinsics
 
 
 def _mapped(

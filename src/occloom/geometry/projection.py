@@ -1,7 +1,8 @@
 """Between camera points and pixels: pinhole cameras, OpenCV axes, pixel (0, 0) is the centre of the first pixel.
 
-Intrinsics are `[[fx, skew, cx], [0, fy, cy], [0, 0, 1]]`; fx is negative on a mirrored image. Pixels are (u, v): along
-the width, then along the height. Depth is z-depth in metres. Conventions: docs/conventions.md.
+Intrinsics are `[[fx, skew, cx], [0, fy, cy], [0, 0, 1]]` as a camera has them; their upper 2x2 part is of any kind once
+the image was mirrored or turned. Pixels are (u, v): along the width, then along the height. Depth is z-depth in metres.
+Conventions: docs/conventions.md.
 """
 
 import torch
@@ -27,9 +28,12 @@ def unproject(
     pixels: Float[Tensor, "*b P 2"], depth: Float[Tensor, "*b P"], intrinsics: Float[Tensor, "*b 3 3"]
 ) -> Float[Tensor, "*b P 3"]:
     """Points in the camera frame, in metres, seen at `pixels` at the z-depth `depth`."""
-    u, v = pixels.unbind(-1)
-    y = (v - intrinsics[..., None, 1, 2]) / intrinsics[..., None, 1, 1]
-    x = (u - intrinsics[..., None, 0, 2] - intrinsics[..., None, 0, 1] * y) / intrinsics[..., None, 0, 0]
+    u, v = (pixels - intrinsics[..., None, :2, 2]).unbind(-1)
+    matrix = intrinsics[..., None, :2, :2]
+    # Cramer's rule: a solver would cost more than all the rest here.
+    determinant = matrix[..., 0, 0] * matrix[..., 1, 1] - matrix[..., 0, 1] * matrix[..., 1, 0]
+    x = (matrix[..., 1, 1] * u - matrix[..., 0, 1] * v) / determinant
+    y = (matrix[..., 0, 0] * v - matrix[..., 1, 0] * u) / determinant
     return torch.stack([x * depth, y * depth, depth], dim=-1)
 
 

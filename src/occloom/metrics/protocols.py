@@ -23,7 +23,7 @@ class OccupancyScores:
     recall: float
     """Of occupied against empty."""
     miou: float
-    """Mean over all classes but the empty one."""
+    """Mean over all classes but the empty one; those whose IoU is NaN are left out."""
     per_class: tuple[float, ...]
     """IoU of all K classes, the empty one included."""
 
@@ -48,7 +48,7 @@ class ScoringProtocol:
     empty: int
     """Id of the empty class."""
     class_epsilon: float
-    """Added to the denominator of each class's IoU."""
+    """Added to the denominator of each class's IoU; 0 leaves that of an absent class NaN."""
     completion_epsilon: float
     """Added to the denominators of precision and recall."""
     nothing_occupied: float
@@ -73,7 +73,7 @@ class ScoringProtocol:
             iou=both / either if either else self.nothing_occupied,
             precision=both / (predicted + self.completion_epsilon) if both else 0.0,
             recall=both / (true + self.completion_epsilon) if both else 0.0,
-            miou=float(per_class[averaged].mean()),
+            miou=float(per_class[averaged].nanmean()),
             per_class=tuple(per_class.tolist()),
         )
 
@@ -132,5 +132,31 @@ SSCBENCH = replace(
     averaged="all classes but empty (18), whether they occur or not",
 )
 
-PROTOCOLS = {protocol.name: protocol for protocol in (SEMANTICKITTI, MONOSCENE, SSCBENCH)}
+OCC3D = ScoringProtocol(
+    name="occ3d",
+    source="Metric_mIoU of the CVPR 2023 occupancy challenge; IoU, precision and recall from its histogram",
+    labels="ids 0..17 of Occ3D-nuScenes, 17 = free, in the ego frame at LiDAR time; ids above 17 are ignored",
+    mask="camera: voxels whose mask_camera is 1; scores without this mask are lower and do not compare",
+    averaged="all classes but free (17) that occur in truth or prediction",
+    absent="is left out of the mean; one that is only predicted scores 0",
+    undefined="IoU is NaN where neither truth nor prediction is occupied; precision and recall are 0",
+    empty=17,
+    class_epsilon=0.0,
+    completion_epsilon=0.0,
+    nothing_occupied=math.nan,
+)
+
+OCC3D_LIDAR_MASK = replace(
+    OCC3D,
+    name="occ3d-lidar-mask",
+    mask="lidar: voxels whose mask_lidar is 1; not the benchmark's, which is the camera's",
+)
+
+OCC3D_NO_MASK = replace(
+    OCC3D, name="occ3d-no-mask", mask="none: all voxels; not the benchmark's mask, which is the camera's"
+)
+
+PROTOCOLS = {
+    protocol.name: protocol for protocol in (SEMANTICKITTI, MONOSCENE, SSCBENCH, OCC3D, OCC3D_LIDAR_MASK, OCC3D_NO_MASK)
+}
 """By the name that options know them by."""
