@@ -1,16 +1,7 @@
 import numpy as np
 import pytest
 
-from occloom.data.label_spaces import (
-    IGNORED,
-    OCC3D,
-    OCC3D_GRID,
-    RAW_LABELS,
-    SEMANTIC_KITTI,
-    SEMANTIC_KITTI_GRID,
-    to_raw_ids,
-    to_train_ids,
-)
+from occloom.data.label_spaces import IGNORED, RAW_LABELS, SEMANTIC_KITTI, SEMANTIC_KITTI_GRID, to_raw_ids, to_train_ids
 
 
 def test_every_class_comes_back_from_its_raw_id():
@@ -51,13 +42,3 @@ def test_class_weights_lie_where_the_papers_have_them():
     weights = SEMANTIC_KITTI.class_weights().numpy()
     assert weights.argmin() == SEMANTIC_KITTI.empty
     assert weights[[9, 13, 15]].max() < weights[[2, 3, 8]].min()
-
-
-def test_occ3d_has_the_published_classes_grid_and_weights():
-    assert (OCC3D.num_classes, OCC3D.empty, OCC3D.names[17]) == (18, 17, "free")
-    assert OCC3D.names.index("driveable-surface") == 11
-    assert OCC3D_GRID.upper == pytest.approx((40.0, 40.0, 5.4))
-    assert OCC3D_GRID.num_voxels == 640_000
-    assert sum(OCC3D.frequencies) == 2_441_910_172  # of the list in FlashOCC and COTR
-    assert OCC3D.class_weights().numpy().argmin() == OCC3D.empty
-    assert len(set(OCC3D.colours)) == 18

@@ -1,5 +1,5 @@
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +7,15 @@ import pytest
 import torch
 from made_nuscenes import VERSION
 
+from occloom.cache import CacheOrigin, create_cache
 from occloom.data.label_reduction import majority_labels
-from occloom.data.label_spaces import IGNORED, OCC3D, OCC3D_GRID
+from occloom.data.label_spaces import IGNORED
 from occloom.data.nuscenes_files import read_lidar, read_tables
 from occloom.data.occ3d import CAMERAS, Occ3d, Occ3dConfig
 from occloom.data.occ3d_files import label_path, read_labels
+from occloom.data.occ3d_labels import OCC3D, OCC3D_GRID
+from occloom.data.prior_cache import fill_prior_cache, prior_origin
+from occloom.data.prior_sources import PriorMaps, PriorPicture
 from occloom.data.surround_augment import SurroundAugmentation
 from occloom.errors import InputError
 from occloom.geometry.projection import project
@@ -290,6 +294,66 @@ class TestAugmentation:
         found = first.augmentation.picture_from_source[0, 0, 0]
         assert found[0].tolist() == expected[0].tolist()
         assert found[1].tolist() == pytest.approx([0, 31 / 72, 0.5 * 31 / 72 - 0.5 + 1])
+
+
+@dataclass(frozen=True)
+class CameraPrior:
+    """As many metres as the camera has a number, and one more."""
+
+    origin = CacheOrigin(source="numbers", settings={}, code_version=1)
+
+    def inputs(self, picture: PriorPicture) -> tuple[Path, ...]:
+        return (picture.path,)
+
+    def prior(self, picture: PriorPicture) -> PriorMaps:
+        depth = np.full((36, 64), 1 + CAMERAS.index(picture.camera), np.float32)
+        return PriorMaps(depth, np.full((2, 3, 4), depth[0, 0]))
+
+
+class TestPrior:
+    @pytest.fixture
+    def prepared(self, own_nuscenes: Path) -> Occ3dConfig:
+        config = config_of(own_nuscenes, prior=Path("numbers"))
+        dataset = config.build("train", Needs())
+        pictures = [picture for index in range(3) for picture in dataset.prior_pictures(index)]
+        cache = create_cache(own_nuscenes / "prior" / "numbers", prior_origin(CameraPrior(), (18, 32)))
+        assert len(list(fill_prior_cache(cache, CameraPrior(), pictures, (18, 32)))) == 18
+        return config
+
+    def test_it_is_of_the_picture_on_disk_whatever_is_done_to_the_sample(self, prepared: Occ3dConfig):
+        dataset = prepared.build("train", Needs(prior_depth=True, prior_features=True))
+        exact, drawn = dataset.sample(1).scene.prior, dataset.sample(1, np.random.default_rng(0)).scene.prior
+        assert exact.depth.shape == (1, 6, 18, 32)
+        assert exact.depth[0, :, 0, 0].tolist() == [1, 2, 3, 4, 5, 6]
+        assert exact.features.shape == (1, 6, 2, 3, 4)
+        assert torch.equal(drawn.depth, exact.depth)
+        assert torch.equal(drawn.intrinsics, exact.intrinsics)
+        scene = dataset.sample(1).scene
+        source = torch.linalg.inv(scene.augmentation.picture_from_source[0, 0]) @ scene.cameras.intrinsics[0, 0]
+        assert torch.allclose(exact.intrinsics[0, :, 0, 0], source[:, 0, 0] / 4)
+        assert dataset.config.build("train", Needs(prior_depth=True)).sample(1).scene.prior.features is None
+        assert dataset.config.build("train", Needs()).sample(1).scene.prior is None
+
+    def test_a_lidar_s_prior_is_told_both_ego_poses(self, made_nuscenes: Path):
+        dataset = config_of(made_nuscenes).build("val", Needs())
+        scene = dataset.sample(1).scene
+        lidar = read_tables(made_nuscenes, VERSION, scenes=["scene-0002"], channels=()).scenes["scene-0002"][1].lidar
+        for n, picture in enumerate(dataset.prior_pictures(1)):
+            assert picture.scan.path == lidar.path
+            expected = scene.cameras.camera_from_ego[0, 0, n].numpy() @ lidar.ego_from_sensor
+            np.testing.assert_allclose(picture.scan.camera_from_lidar, expected, atol=1e-9)
+
+    def test_a_prior_that_is_not_there_is_named(self, prepared: Occ3dConfig):
+        with pytest.raises(InputError, match="the model needs a depth prior and the data has none"):
+            replace(prepared, prior=None).build("train", Needs(prior_depth=True))
+        with pytest.raises(InputError, match="the entry is missing"):
+            prepared.build("val", Needs(prior_depth=True))
+
+    def test_a_missing_camera_has_no_prior(self, prepared: Occ3dConfig):
+        token = prepared.build("train", Needs()).tokens[1]
+        (prepared.root / "samples" / "CAM_FRONT" / f"{token.partition('/')[2]}.png").unlink()
+        prior = prepared.build("train", Needs(prior_depth=True)).sample(1).scene.prior
+        assert prior.depth[0, :, 0, 0].tolist() == [1, 0, 3, 4, 5, 6]
 
 
 def depth_of(scene: Scene, n: int) -> torch.Tensor:

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from occloom.data.label_spaces import IGNORED, OCC3D, OCC3D_GRID
+from occloom.data.label_spaces import IGNORED
 from occloom.data.occ3d_files import (
     Occ3dLabels,
     label_path,
@@ -16,6 +16,7 @@ from occloom.data.occ3d_files import (
     write_prediction,
     write_submission,
 )
+from occloom.data.occ3d_labels import OCC3D, OCC3D_GRID
 from occloom.errors import InputError
 
 SHAPE = OCC3D_GRID.shape

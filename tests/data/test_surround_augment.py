@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from occloom.data.label_spaces import OCC3D_GRID
 from occloom.data.occ3d import Occ3dConfig
+from occloom.data.occ3d_labels import OCC3D_GRID
 from occloom.data.surround_augment import SurroundAugmentation, draw_change, exact_change, mirror_world
 from occloom.errors import InputError
 from occloom.geometry.projection import project

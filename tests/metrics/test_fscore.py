@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.spatial import cKDTree
 
-from occloom.data.label_spaces import OCC3D, OCC3D_GRID
+from occloom.data.occ3d_labels import OCC3D, OCC3D_GRID
 from occloom.grid import VoxelGrid
 from occloom.metrics.fscore import f_score
 

@@ -13,10 +13,13 @@ import torch
 from jaxtyping import Bool, Float32, Float64
 from torch import Tensor
 
+from occloom.cache import Cache
 from occloom.data.depth_sources import nearest_points
-from occloom.data.label_spaces import OCC3D, OCC3D_GRID
 from occloom.data.nuscenes_files import Keyframe, Recording, Tables, read_lidar, read_tables, scene_names
 from occloom.data.occ3d_files import Mask, label_path, read_labels, read_splits
+from occloom.data.occ3d_labels import OCC3D, OCC3D_GRID
+from occloom.data.prior_cache import load_prior, open_prior, prior_folder, require_priors
+from occloom.data.prior_sources import PriorPicture, PriorScan
 from occloom.data.sample_parts import target_of, usable_frames
 from occloom.data.surround_augment import (
     PictureChange,
@@ -69,6 +72,8 @@ class Occ3dConfig:
     """Voxels of the training split that count: those a camera sees, those the LiDAR observed, or all."""
     val_mask: Mask = "camera"
     """Voxels of the other splits that count; the benchmark's are the camera's."""
+    prior: Path | None = None
+    """Prepared depth prior: a name under <root>/prior, or a folder (`occloom prepare depth-prior`)."""
     augmentation: SurroundAugmentation = field(default_factory=SurroundAugmentation)
     """How far training samples are changed."""
 
@@ -154,6 +159,11 @@ class Occ3d:
         self._keyframes, self.skipped = usable_frames(keyframes, self._reason_to_skip, split=split, root=config.root)
         self.tokens: tuple[str, ...] = tuple(keyframe.token for keyframe in self._keyframes)
         self.incomplete: Mapping[str, tuple[str, ...]] = self._missing_pictures() if needs.images else {}
+        self._prior: Cache | None = None
+        if needs.prior_depth or needs.prior_features:
+            self._prior = open_prior(None if config.prior is None else prior_folder(config.root, config.prior))
+            pictures = [picture for index in range(len(self)) for picture in self.prior_pictures(index)]
+            require_priors(self._prior, [picture for picture in pictures if picture is not None])
         if self._reads_points_now:
             for keyframe in self._keyframes:
                 _require_sweep(keyframe)
@@ -174,6 +184,9 @@ class Occ3d:
         target = self.target(index)
         if target is not None and self._has_true_depth:
             target = replace(target, depth=self._true_depth(now, scene))
+        if self._prior is not None:
+            features = self.needs.prior_features
+            scene = replace(scene, prior=load_prior(self._prior, self.prior_pictures(index), features=features))
         sample = Sample(scene=scene, target=target, tokens=(now.token,))
         if rng is None:
             return sample
@@ -191,6 +204,20 @@ class Occ3d:
         labels = read_labels(label_path(self.config.root, self.tokens[index]))
         mask = self.config.train_mask if self.split == "train" else self.config.val_mask
         return target_of(labels.counted(mask), OCC3D, scale=self.config.label_scale, reduction="majority")
+
+    def prior_pictures(self, index: int) -> list[PriorPicture | None]:
+        """What a depth prior of the sample's present pictures is made from; None for a camera that recorded nothing."""
+        now = self._keyframes[index]
+        found: list[PriorPicture | None] = []
+        for channel in self.config.cameras:
+            camera = now.recordings.get(channel)
+            if camera is None or camera.intrinsics is None:
+                found.append(None)
+                continue
+            camera_from_lidar = np.linalg.inv(camera.global_from_sensor) @ now.lidar.global_from_sensor
+            scan = PriorScan(now.lidar.path, camera_from_lidar)
+            found.append(PriorPicture(self.config.root, now.token, channel, camera.path, camera.intrinsics, scan))
+        return found
 
     @property
     def _has_true_depth(self) -> bool:

@@ -13,7 +13,8 @@ from zipfile import BadZipFile
 import numpy as np
 from jaxtyping import Bool, Integer, UInt8
 
-from occloom.data.label_spaces import IGNORED, OCC3D, OCC3D_GRID
+from occloom.data.label_spaces import IGNORED
+from occloom.data.occ3d_labels import OCC3D, OCC3D_GRID
 from occloom.errors import InputError
 
 Mask = Literal["camera", "lidar", "none"]
