@@ -9,7 +9,7 @@ Suffixes: B batch, N cameras, M = B * N images, C channels, h w feature pixels, 
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -285,6 +285,26 @@ class LiftedOutputs:
     """Cameras whose present picture is there."""
 
 
+@runtime_checkable
+class SeesDepth(Protocol):
+    """Outputs of a model that lifts."""
+
+    @property
+    def depth(self) -> Float[Tensor, "B N D h w"]:
+        """Probability of each depth plane of the present pictures."""
+        ...
+
+    @property
+    def stride(self) -> int:
+        """Image pixels a pixel of `depth`."""
+        ...
+
+    @property
+    def valid(self) -> Bool[Tensor, "B N"]:
+        """Cameras whose present picture is there."""
+        ...
+
+
 class BevDet4d(OccupancyModel):
     """BEVDet4D-stereo-Occ: occupancy from the present pictures and those before."""
 
@@ -326,7 +346,7 @@ class BevDet4d(OccupancyModel):
         load_trunk(self.lifting.trunk, source, imagenet=self.config.lifting.trunk.imagenet)
 
 
-def depth_loss(outputs: LiftedOutputs, target: Target, planes: DepthPlanes) -> Float[Tensor, ""]:
+def depth_loss(outputs: SeesDepth, target: Target, planes: DepthPlanes) -> Float[Tensor, ""]:
     """Of the estimated depth where LiDAR hit something; the nearest hit of a cell that lies on a plane counts."""
     assert target.depth is not None, "needs asks for true depth"
     depth = target.depth * outputs.valid[:, :, None, None]
