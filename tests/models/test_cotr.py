@@ -13,7 +13,8 @@ from occloom.grid import VoxelGrid
 from occloom.models import cotr as module
 from occloom.models.cotr import CompactTransformer, CotrConfig, VolumeDecoder, compact_grid
 from occloom.models.cotr_groups import GroupConfig
-from occloom.scene import Target
+from occloom.models.drocc import ModelFeatures, RefinementConfig, StandIn
+from occloom.scene import DepthPrior, Target
 
 GROUPS = GroupConfig(
     labels=((0, 1, 2, 3), (0, 0, 1, 2), (0, 1, 0, 2)), queries=5, heads=2, points=2, hidden=10, painted=(0,)
@@ -250,3 +251,35 @@ def test_groups_of_other_classes_are_refused():
 def test_the_grid_of_the_compact_volume_is_that_of_the_encoder():
     model = built(TINY)
     assert model.encoder.grid == compact_grid(GRID)
+
+
+# --- Dr.Occ on COTR --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("features", [StandIn(6), ModelFeatures(6)])
+def test_dr_occ_stands_where_the_transformer_was(features):
+    encoder = RefinementConfig(heads=2, feedforward=16, depth_features=features)
+    model, scene = built(replace(TINY, encoder=encoder), grid=ODD).train(), random_scene()
+    assert model.needs == replace(encoder.needs, true_depth=True)
+    assert model.left_out == {}
+    prior = DepthPrior(
+        depth=torch.full((2, 2, 16, 32), 4.0),
+        intrinsics=torch.diag(torch.tensor([0.5, 0.5, 1.0])) @ scene.cameras.intrinsics[:, 0],
+        features=torch.randn(2, 2, 6, 4, 8) if model.needs.prior_features else None,
+    )
+    scene = replace(scene, prior=prior)
+    losses = model.loss(model(scene), random_target(scene, grid=ODD))
+    torch.stack(list(losses.values())).sum().backward()
+    # Regions beyond the cameras' sight may leave a router without a gradient, never a layer.
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+def test_the_full_size_with_dr_occ_has_its_parts_beside_cotrs():
+    with torch.device("meta"):
+        plain = CotrConfig().build(OCC3D_GRID, OCC3D)
+        model = CotrConfig(encoder=RefinementConfig()).build(OCC3D_GRID, OCC3D)
+    assert count(model) - count(model.encoder) == count(plain) - count(plain.encoder)
+    # Embedding and projection, positions, three blocks and the prior's projection, the expert and its routers.
+    block = count(model.encoder.dual_projection.densify)
+    assert block == 180_928 - 32_896 - 16_448 + 257 * (64 + 32) + 1_024 + 262_912
+    assert count(model.encoder) == 8_448 + 8_224 + 10_624 + 4 * block + 256 * 385 + 512 + 256 + 2 * 257
