@@ -65,5 +65,6 @@ def without_depth(scene):
 def mirrored(scene, *, x=False, y=False):
     """The scene in an ego frame that is mirrored along x, along y, or both."""
     flip = torch.diag(torch.tensor([-1.0 if x else 1.0, -1.0 if y else 1.0, 1.0, 1.0]))
-    cameras = replace(scene.cameras, camera_from_ego=scene.cameras.camera_from_ego @ flip)
+    poses = scene.cameras.camera_from_ego
+    cameras = replace(scene.cameras, camera_from_ego=poses @ flip.to(poses.dtype))
     return replace(scene, cameras=cameras)

@@ -192,14 +192,14 @@ class ResNet(nn.Module):
         self.register_buffer("std", torch.tensor(IMAGE_STD).view(3, 1, 1), persistent=False)
         self.apply(_initialise)
 
-    def forward(self, images: Float[Tensor, "M 3 H W"]) -> FeaturePyramid:
+    def forward(self, images: Float[Tensor, "M I H W"]) -> FeaturePyramid:
         """Encode RGB images in [0, 1] of any size; a level has `ceil(size / stride)` pixels."""
         levels = [self.first_stage(images)]
         for stage in (self.layer2, self.layer3, self.layer4):
             levels.append(stage(levels[-1]))
         return FeaturePyramid(levels=tuple(levels[-len(self.strides) :]), strides=self.strides)
 
-    def first_stage(self, images: Float[Tensor, "M 3 H W"]) -> Float[Tensor, "M C h w"]:
+    def first_stage(self, images: Float[Tensor, "M I H W"]) -> Float[Tensor, "M C h w"]:
         """The level of stride 4 alone, for those that look no further."""
         x = (images - self.mean) / self.std
         return self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(x)))))

@@ -145,7 +145,6 @@ class TemporalLifting(nn.Module):
         Raises:
             InputError: If the scene has too few frames.
         """
-        assert scene.images is not None, "needs asks for images"
         frames, given = self.config.frames, scene.time.shape[1]
         if given <= frames:
             raise InputError(
@@ -155,7 +154,7 @@ class TemporalLifting(nn.Module):
             )
         camera = camera_vector(scene)
         with torch.no_grad():
-            matched = self.trunk.first_stage(scene.images[:, frames].flatten(0, 1))
+            matched = self.trunk.first_stage(self.pictures(scene, frames))
         lifted: list[LiftedFrame] = []
         for t in reversed(range(frames)):
             with torch.set_grad_enabled(torch.is_grad_enabled() and t == 0):
@@ -181,9 +180,8 @@ class TemporalLifting(nn.Module):
             camera: From `camera_vector`.
             older: `matched` of frame t + 1.
         """
-        assert scene.images is not None, "needs asks for images"
         batch, cameras = scene.camera_valid.shape[0], scene.camera_valid.shape[2]
-        levels = self.trunk(scene.images[:, t].flatten(0, 1))
+        levels = self.trunk(self.pictures(scene, t))
         first, kept = levels.levels[0], slice(self.coarser, None)
         features = self.neck(FeaturePyramid(levels.levels[kept], levels.strides[kept])).levels[0]
         estimate = self.depth_net(features, camera, self.match(scene, t, first, older))
@@ -198,12 +196,21 @@ class TemporalLifting(nn.Module):
         )
         splat = lift_splat(
             estimate.context.unflatten(0, (batch, cameras)),
-            estimate.depth.unflatten(0, (batch, cameras)),
+            self.believed(scene, t, estimate.depth.unflatten(0, (batch, cameras))),
             voxels,
             scene.camera_valid[:, t],
             self.grid.shape,
         )
         return LiftedFrame(volume=self.refine(splat), features=features, depth=estimate.depth, matched=first.detach())
+
+    def pictures(self, scene: Scene, t: int) -> Float[Tensor, "M C H W"]:
+        """What the trunk sees of a frame."""
+        assert scene.images is not None, "needs asks for images"
+        return scene.images[:, t].flatten(0, 1)
+
+    def believed(self, scene: Scene, t: int, estimate: Float[Tensor, "B N D h w"]) -> Float[Tensor, "B N D h w"]:  # noqa: ARG002
+        """Where along their rays the features of a frame go: where the depth network estimates them to be."""
+        return estimate
 
     def match(
         self, scene: Scene, t: int, first: Float[Tensor, "M S H W"], older: Float[Tensor, "M S H W"]
@@ -309,12 +316,13 @@ class BevDet4d(OccupancyModel):
     """BEVDet4D-stereo-Occ: occupancy from the present pictures and those before."""
 
     needs = Needs(images=True, true_depth=True)
+    lifts_by: ClassVar[type[TemporalLifting]] = TemporalLifting
     class_weights: Tensor
 
     def __init__(self, config: BevDet4dConfig, grid: VoxelGrid, label_space: LabelSpace) -> None:
         super().__init__()
         self.config, self.grid, self.label_space = config, grid, label_space
-        self.lifting = TemporalLifting(config.lifting, grid)
+        self.lifting = self.lifts_by(config.lifting, grid)
         self.encoder = ThreeLevelEncoder(
             self.lifting.channels, channels=config.volume_channels, blocks=config.volume_blocks
         )
@@ -325,9 +333,13 @@ class BevDet4d(OccupancyModel):
 
     def forward(self, scene: Scene) -> LiftedOutputs:
         """Answer the present frame; cameras whose picture is missing do not contribute."""
-        lifted = self.lifting(scene)
+        lifted = self.lift(scene)
         volume = self.neck(self.encoder(lifted.volume), self.grid.shape)
         return LiftedOutputs(logits=self.head(volume), depth=lifted.depth, stride=lifted.stride, valid=lifted.valid)
+
+    def lift(self, scene: Scene) -> LiftedFrames:
+        """The volume of all frames."""
+        return self.lifting(scene)
 
     def loss(self, outputs: Outputs, target: Target) -> dict[str, Float[Tensor, ""]]:
         """Cross-entropy of the voxels that count, and of the depth of pixels that LiDAR hit."""

@@ -359,11 +359,12 @@ class RegionExperts(nn.Module):
         self.chosen = regions.chosen
         masks = region_masks(grid, regions).to(torch.get_default_device())
         self.register_buffer("regions", masks, persistent=False)
+        # Neither the choice nor the softmax sees a bias of all scores.
         self.router = nn.Sequential(
             nn.LayerNorm(channels),
             nn.Linear(channels, channels // 4),
             nn.ReLU(inplace=True),
-            nn.Linear(channels // 4, 1),
+            nn.Linear(channels // 4, 1, bias=False),
         )
         self.experts = nn.ModuleList(_block(channels, config) for _ in range(regions.count))
 
