@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from occloom.ops import in_place
 from occloom.ops import winograd_conv3d as ops
 from occloom.ops.winograd_conv3d import Conv3x3x3, winograd_conv3d
 
@@ -71,3 +72,25 @@ def test_layer_leaves_small_half_precise_and_shapeless_volumes_to_the_plain_one(
         assert layer(x).dtype == torch.bfloat16
     layer.double()(x.double())
     layer.to("meta")(x.to("meta").double())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
+@pytest.mark.parametrize("size", [(8, 4, 3), (5, 8, 2)])
+def test_overwriting_is_the_convolution(size, memory_format, monkeypatch):
+    monkeypatch.setattr(ops, "CHUNK_NUMBERS", 1)
+    monkeypatch.setattr(ops, "FEWEST_PRODUCTS", 0)
+    monkeypatch.setattr(in_place, "FEWEST_NUMBERS", 0)
+    layer = Conv3x3x3(3, 3)
+    x = random(2, 3, *size, dtype=torch.float32).contiguous(memory_format=memory_format)
+    expected, memory = nn.Conv3d.forward(layer, x), x.data_ptr()
+    ours = layer.overwriting(x)
+    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+    fits = size[0] % 4 == 0 and memory_format == torch.channels_last_3d
+    assert (ours.data_ptr() == memory) == fits
+
+
+def test_overwriting_with_gradients_is_the_plain_one():
+    layer, x = Conv3x3x3(3, 3), random(2, 3, 8, 4, 3, dtype=torch.float32).requires_grad_()
+    expected = nn.Conv3d.forward(layer, x)
+    torch.testing.assert_close(layer.overwriting(x), expected, rtol=0, atol=0)

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from occloom.grid import Shape
+from occloom.ops.in_place import enlarged_slabs, normalise
 from occloom.ops.winograd_conv3d import Conv3x3x3
 
 
@@ -24,7 +25,7 @@ class TrilinearScores:
     @property
     def logits(self) -> Float[Tensor, "B K X Y Z"]:
         """Class scores on the full grid; large, made anew at each call."""
-        return self._enlarge(self.coarse)
+        return F.interpolate(self.coarse, size=self._size, mode="trilinear", align_corners=False)
 
     def argmax(self, *, slab: int = 8) -> Int64[Tensor, "B X Y Z"]:
         """The most likely class of every voxel, without making all of `logits` at once.
@@ -32,20 +33,14 @@ class TrilinearScores:
         Args:
             slab: Coarse voxels along x that are enlarged at a time.
         """
-        count, factor = self.coarse.shape[2], self.factors[0]
-        labels = []
-        for start in range(0, count, slab):
-            stop = min(start + slab, count)
-            # One neighbour on each side takes part in the interpolation; what is made of it is cut off again.
-            before, after = min(start, 1), min(count - stop, 1)
-            logits = self._enlarge(self.coarse[:, :, start - before : stop + after])
-            labels.append(logits[:, :, before * factor : logits.shape[2] - after * factor].argmax(dim=1))
-        return torch.cat(labels, dim=1)
+        slabs = enlarged_slabs(self.coarse, self._size, slab=slab)
+        return torch.cat([logits.argmax(dim=1) for logits in slabs], dim=1)
 
-    def _enlarge(self, scores: Float[Tensor, "B K x y z"]) -> Float[Tensor, "B K X Y Z"]:
-        """Scores on the full grid."""
-        size = [n * factor for n, factor in zip(scores.shape[2:], self.factors, strict=True)]
-        return F.interpolate(scores, size=size, mode="trilinear", align_corners=False)
+    @property
+    def _size(self) -> Shape:
+        """Of the full grid."""
+        (x, y, z), (fx, fy, fz) = self.coarse.shape[2:], self.factors
+        return x * fx, y * fy, z * fz
 
 
 class TrilinearHead(nn.Module):
@@ -71,6 +66,6 @@ class TrilinearHead(nn.Module):
 
     def forward(self, volume: Float[Tensor, "B C x y z"]) -> TrilinearScores:
         """Score every voxel."""
-        scores = self.classify(F.relu(self.norm(self.hidden(volume)), inplace=True))
+        scores = self.classify(normalise(self.norm, self.hidden(volume), relu=True))
         # The losses sum over millions of voxels: mixed precision ends here.
         return TrilinearScores(scores.to(torch.promote_types(scores.dtype, torch.float32)), self.factors)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from occloom.backbones.resnet import BasicBlock, Norm
 from occloom.errors import InputError
 from occloom.ops.deformable_conv2d import DeformableConv2d
+from occloom.ops.in_place import by_slabs, may_overwrite, normalise
 from occloom.ops.neighbourhood_attention import neighbourhood_attention
 from occloom.ops.thin_conv3d import few_to_many, many_to_one, pointwise
 from occloom.ops.winograd_conv3d import Conv3x3x3
@@ -231,7 +232,7 @@ class StereoEncoder(nn.Module):
 
     def __init__(self, planes: int) -> None:
         super().__init__()
-        self.stem = _normalised(nn.Conv2d(planes, planes, 3, padding=1, bias=False))
+        self.stem = _Normalised(nn.Conv2d(planes, planes, 3, padding=1, bias=False))
         self.unet = UNet(planes, LAYERS_2D)
         self.conv_out = nn.Conv2d(planes, planes, 1)
 
@@ -240,9 +241,16 @@ class StereoEncoder(nn.Module):
         return self.conv_out(self.unet(self.stem(stereo))).softmax(dim=1)
 
 
-def _normalised(conv: nn.Conv2d | nn.Conv3d) -> nn.Sequential:
+class _Normalised(nn.Sequential):
     """A convolution, then group normalisation in two groups."""
-    return nn.Sequential(conv, nn.GroupNorm(2, conv.out_channels))
+
+    def __init__(self, conv: nn.Conv2d | nn.Conv3d) -> None:
+        super().__init__(conv, nn.GroupNorm(2, conv.out_channels))
+
+    def forward(self, input: Float[Tensor, "M C *size"]) -> Float[Tensor, "M Co *_"]:
+        """Both, and no third copy."""
+        conv, norm = self
+        return normalise(norm, conv(input))
 
 
 class PointwiseConv3d(nn.Conv3d):
@@ -288,24 +296,24 @@ class UNet(nn.Module):
     def __init__(self, channels: int, layers: Layers) -> None:
         super().__init__()
         conv, deconv, narrow, middle, wide = layers.conv, layers.deconv, channels, 2 * channels, 4 * channels
-        self.conv1 = _normalised(conv(narrow, middle, 3, 2, padding=1, bias=False))
-        self.conv2 = _normalised(layers.same(middle, middle))
-        self.conv3 = _normalised(conv(middle, wide, 3, 2, padding=1, bias=False))
-        self.conv4 = _normalised(layers.same(wide, wide))
+        self.conv1 = _Normalised(conv(narrow, middle, 3, 2, padding=1, bias=False))
+        self.conv2 = _Normalised(layers.same(middle, middle))
+        self.conv3 = _Normalised(conv(middle, wide, 3, 2, padding=1, bias=False))
+        self.conv4 = _Normalised(layers.same(wide, wide))
         self.conv5 = deconv(wide, middle, 3, 2, padding=1, bias=False)
         self.norm5 = layers.norm(middle)
         self.conv6 = deconv(middle, narrow, 3, 2, padding=1, bias=False)
         self.norm6 = layers.norm(narrow)
-        self.skip1 = _normalised(layers.pointwise(narrow, narrow))
-        self.skip2 = _normalised(layers.pointwise(middle, middle))
+        self.skip1 = _Normalised(layers.pointwise(narrow, narrow))
+        self.skip2 = _Normalised(layers.pointwise(middle, middle))
 
     def forward(self, x: Float[Tensor, "M C *size"]) -> Float[Tensor, "M C *size"]:
         """See further; keep the detail through the skips."""
         half = F.relu(self.conv2(F.relu(self.conv1(x), inplace=True)), inplace=True)
         y = F.relu(self.conv4(F.relu(self.conv3(half), inplace=True)), inplace=True)
-        y = self.norm5(self.conv5(y, output_size=list(half.shape[2:])))
+        y = normalise(self.norm5, self.conv5(y, output_size=list(half.shape[2:])))
         y = F.relu(y.add_(self.skip2(half)), inplace=True)
-        y = self.norm6(self.conv6(y, output_size=list(x.shape[2:])))
+        y = normalise(self.norm6, self.conv6(y, output_size=list(x.shape[2:])))
         return F.relu(y.add_(self.skip1(x)), inplace=True)
 
 
@@ -365,6 +373,13 @@ class ChannelAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "M C D h w"]) -> Float[Tensor, "M C D h w"]:
         """Refine each voxel."""
-        y = self.conv1(x)
+        y = _refine(self.conv1, x)
         weight = F.gelu(self.expand(F.gelu(self.squeeze(y.mean(dim=(2, 3, 4), keepdim=True))))).sigmoid()
-        return torch.addcmul(x, self.layer_scale, self.conv2(y * weight))
+        y = _refine(self.conv2, by_slabs(lambda slab: slab * weight, y))
+        return torch.addcmul(x, self.layer_scale, y, out=y if may_overwrite(y) else None)
+
+
+def _refine(layers: nn.Sequential, x: Float[Tensor, "M C D h w"]) -> Float[Tensor, "M C D h w"]:
+    """`layers(x)`: a convolution, a non-linearity and a normalisation, in the memory of the first."""
+    conv, nonlinear, norm = layers
+    return normalise(norm, by_slabs(nonlinear, conv(x)))

@@ -27,6 +27,8 @@ from occloom.losses.cross_entropy import cross_entropy
 from occloom.losses.factorised import factorised_losses
 from occloom.losses.voxnt import Refinement, boundary_offsets, refine, run_lengths
 from occloom.ops.deformable_conv2d import DeformableConv2d
+from occloom.ops.in_place import add_enlarged, by_slabs, may_overwrite, normalise, slabs
+from occloom.ops.thin_conv3d import pointwise
 from occloom.ops.winograd_conv3d import Conv3x3x3
 from occloom.scene import Target
 from occloom.voxel.encoder3d import VolumeEncoder3d, VolumeNeck
@@ -283,7 +285,8 @@ class TriPlaneDecoupler(nn.Module):
             fused = self.fuse(decoupled).unsqueeze(axis)
             planes = fused if planes is None else planes + fused
         assert planes is not None
-        return volume + F.relu(self.fuse_norm(planes), inplace=True)
+        planes = normalise(self.fuse_norm, planes, relu=True)
+        return planes.add_(volume) if may_overwrite(planes) else volume + planes
 
 
 def _weighted_sum(
@@ -291,7 +294,13 @@ def _weighted_sum(
 ) -> Float[Tensor, "B C u v"]:
     """The volume summed over one axis with weights, never making the weighted volume."""
     letters = "bcxyz".replace("bcxyz"[axis], "")
-    return torch.einsum(f"bcxyz,bxyz->{letters}", volume, weight)
+    if not may_overwrite(volume):
+        return torch.einsum(f"bcxyz,bxyz->{letters}", volume, weight)
+    # Slab by slab along x, as the product makes a copy of what it is given.
+    parts = slabs(volume, 2)
+    shares = weight.split(parts[0].shape[2], dim=1)
+    sums = [torch.einsum(f"bcxyz,bxyz->{letters}", *pair) for pair in zip(parts, shares, strict=True)]
+    return torch.stack(sums).sum(dim=0) if axis == 2 else torch.cat(sums, dim=2)
 
 
 class TaskBranch(nn.Module):
@@ -327,7 +336,7 @@ class OffsetHead(nn.Module):
     def forward(self, volume: Float[Tensor, "B C X Y Z"]) -> Float[Tensor, "B 6 x y z"]:
         """Offsets in (0, 1) at a coarser resolution."""
         # Halving the logits trilinearly is averaging blocks, and that may be done before the linear last layer.
-        hidden = _coarsen(F.relu(self.norm(self.hidden(volume)), inplace=True), self.stride)
+        hidden = _coarsen(normalise(self.norm, self.hidden(volume), relu=True), self.stride)
         logits = self.offsets(hidden)
         # Half precision would tell apart but quarters of a voxel: mixed precision ends here.
         return logits.to(torch.promote_types(logits.dtype, torch.float32)).sigmoid()
@@ -347,7 +356,7 @@ class InstanceAggregation(nn.Module):
         self.query_norm, self.key_norm, self.value_norm, self.norm = (nn.GroupNorm(groups, channels) for _ in range(4))
 
     def forward(self, volume: Float[Tensor, "B C X Y Z"], places: Places) -> Float[Tensor, "B C X Y Z"]:
-        """The volume with the semantics of each voxel's instance in it."""
+        """The volume with the semantics of each voxel's instance in it, in its memory where no gradient follows."""
         coarse = _coarsen(volume, self.stride)
         query = self.query_norm(self.query(coarse))
         # Linear layers and interpolation commute: six times fewer rows go through the linear ones.
@@ -361,7 +370,9 @@ class InstanceAggregation(nn.Module):
         gathered = share[0] * read[0]
         for direction in range(1, 6):
             gathered = gathered + share[direction] * read[direction]
-        return self.norm(self.out(volume + _enlarge(gathered, volume.shape[2:])))
+        return normalise(
+            self.norm, by_slabs(partial(pointwise, weight=self.out.weight), add_enlarged(volume, gathered))
+        )
 
 
 def _coarsen(volume: Float[Tensor, "B C X Y Z"], stride: Shape) -> Float[Tensor, "B C x y z"]:
@@ -377,13 +388,6 @@ def _coarsen(volume: Float[Tensor, "B C X Y Z"], stride: Shape) -> Float[Tensor,
     for part in parts[1:]:
         total = total + part
     return total / len(parts)
-
-
-def _enlarge(volume: Float[Tensor, "B C x y z"], size: torch.Size) -> Float[Tensor, "B C X Y Z"]:
-    """Trilinear interpolation."""
-    if volume.shape[2:] == size:
-        return volume
-    return F.interpolate(volume, size=size, mode="trilinear", align_corners=False)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from occloom.lifting.geometry_depth import DepthAndContext, GeometryDepth
 from occloom.lifting.lift_splat import frustum_voxels, lift_splat
 from occloom.lifting.proposals import depth_proposals
 from occloom.models.voxdet import DenseDetector, DetectionOutputs, DetectorConfig, volume_grid
+from occloom.ops.in_place import by_slabs
 from occloom.scene import Scene, Target
 from occloom.voxel.resnet3d import group_norm
 
@@ -357,11 +358,11 @@ class DepthGuidedLifting(nn.Module):
         assert scene.depth is not None, "needs asks for depth"
         size, valid = (context.shape[-2], context.shape[-1]), scene.camera_valid[:, 0] & scene.frame_valid[:, :1]
         splat = lift_splat(context, depth, self.geometry.voxels(scene, self.grid, size, stride), valid, self.grid.shape)
-        volume = self.embed_volume(splat.permute(0, 2, 3, 4, 1).flatten(1, 3))  # B V C
-        unproposed = self.embed_unproposed(volume)
+        volume = by_slabs(self.embed_volume, splat.permute(0, 2, 3, 4, 1).flatten(1, 3), axis=1)  # B V C
         proposed = self.geometry.proposals(scene, self.grid).flatten(1)
         index, is_query = ragged_to_padded(proposed)
         queries = _take(volume, index)
+        unproposed = by_slabs(self.embed_unproposed, volume, axis=1)
         points = self._centres(index)[:, :, None]
         # What the feature map covers: its last cells may reach beyond the picture.
         references = self.geometry.references(scene, points, (size[0] * stride, size[1] * stride))

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from occloom.ops.in_place import may_overwrite
+
 NEAR, FAR = 0.75, 1.5
 """Where, besides 0 and infinity, the polynomials are looked at, on both sides of 0."""
 TILE = 4
@@ -37,16 +39,33 @@ class Conv3x3x3(nn.Conv3d):
 
     def forward(self, input: Float[Tensor, "B C X Y Z"]) -> Float[Tensor, "B Co X Y Z"]:
         """Equal up to rounding whichever way it goes."""
-        plain = torch.is_grad_enabled() or input.device.type != "cpu" or input.dtype != torch.float32
-        products = input[0, 0].numel() * self.in_channels * self.out_channels
-        if plain or products < FEWEST_PRODUCTS or torch.is_autocast_enabled("cpu"):
+        if not self._by_values(input):
             return super().forward(input)
         y = winograd_conv3d(input, self.weight)
         return y if self.bias is None else y.add_(self.bias[:, None, None, None])
 
+    def overwriting(self, x: Float[Tensor, "B C X Y Z"]) -> Float[Tensor, "B Co X Y Z"]:
+        """The same; where that saves time, the answer stands in the memory of `x`."""
+        if self.bias is None and self._by_values(x) and may_overwrite(x):
+            return winograd_conv3d(x, self.weight, overwrite=True)
+        return self(x)
 
-def winograd_conv3d(x: Float[Tensor, "B C X Y Z"], weight: Float[Tensor, "Co C 3 3 3"]) -> Float[Tensor, "B Co X Y Z"]:
+    def _by_values(self, x: Tensor) -> bool:
+        """Whether `winograd_conv3d` is allowed and pays."""
+        plain = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")
+        products = x[0, 0].numel() * self.in_channels * self.out_channels
+        return not plain and x.device.type == "cpu" and x.dtype == torch.float32 and products >= FEWEST_PRODUCTS
+
+
+def winograd_conv3d(
+    x: Float[Tensor, "B C X Y Z"], weight: Float[Tensor, "Co C 3 3 3"], *, overwrite: bool = False
+) -> Float[Tensor, "B Co X Y Z"]:
     """Convolve, padded with zeros; without gradients.
+
+    Args:
+        x: Volume.
+        weight: Filters.
+        overwrite: Whether the memory of `x` may be used for the answer; it is where channels and sizes allow.
 
     Returns:
         The volume in the memory format `torch.channels_last_3d`.
@@ -54,20 +73,23 @@ def winograd_conv3d(x: Float[Tensor, "B C X Y Z"], weight: Float[Tensor, "Co C 3
     batch, channels, width, depth, height = x.shape
     outputs = len(weight)
     across, along = -(-width // TILE), -(-depth // TILE)  # tiles along X and Y
-    y = x.new_empty(batch, TILE * across, TILE * along, height, outputs)
+    voxels = x.permute(0, 2, 3, 4, 1)
+    fits = outputs == channels and width % TILE == depth % TILE == 0
+    y = voxels if overwrite and fits else x.new_empty(batch, TILE * across, TILE * along, height, outputs)
     filters = _filters(weight)
     most = min(across, max(1, CHUNK_NUMBERS // (along * height * max(channels, outputs))))
     # Zeros where a tile reaches over the border along Y; between them every chunk writes anew.
     values_x = x.new_zeros(6, most, TILE * along + 2, height, channels)
     values_xy = x.new_empty(6, 6, most, along, height, channels)
     halves = x.new_empty(6, most, along, TILE, height, outputs)
-    voxels = x.permute(0, 2, 3, 4, 1)
     for sample in range(batch):
+        before = x.new_zeros(1, depth, height, channels)
         for start in range(0, across, most):
             tiles = min(most, across - start)
-            first, last = TILE * start - 1, TILE * (start + tiles) + 1
-            slab = voxels[sample, max(first, 0) : last]
-            slab = F.pad(slab, (0, 0, 0, 0, 0, 0, max(-first, 0), max(last - width, 0)))
+            last = TILE * (start + tiles)
+            slab = torch.cat([before, voxels[sample, TILE * start : last + 1]])
+            slab = F.pad(slab, (0, 0, 0, 0, 0, 0, 0, last + 1 - width)) if last >= width else slab
+            before = slab[-2:-1]  # which may be overwritten below
             _values(_steps(slab, 0, tiles), [v[:tiles, 1 : depth + 1] for v in values_x])
             _values(_steps(values_x[:, :tiles], 2, along), [v[:, :tiles] for v in values_xy])
             for i in range(6):

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from occloom.ops.drop_path import drop_path
+from occloom.ops.in_place import add_enlarged, normalise
 from occloom.ops.winograd_conv3d import Conv3x3x3
 
 
@@ -45,10 +46,13 @@ class EncoderBlock3d(nn.Module):
     def forward(self, x: Float[Tensor, "B C X Y Z"]) -> Float[Tensor, "B Co x y z"]:
         """Divide the size by the stride, rounding up."""
         # Step by step and in place: a volume of full size has 134 MB, and three of them are held at most.
-        y = F.relu(self.norm1(self.conv1(x)), inplace=True)
-        y = self.conv2(y)
-        y = drop_path(self.norm2(y), self.drop_path, training=self.training)
-        return F.relu(y.add_(x if self.shortcut is None else self.shortcut(x)), inplace=True)
+        y = normalise(self.norm1, self.conv1(x), relu=True)
+        y = self.conv2.overwriting(y)
+        y = drop_path(normalise(self.norm2, y), self.drop_path, training=self.training)
+        if self.shortcut is not None:
+            conv, norm = self.shortcut
+            x = normalise(norm, conv(x))
+        return F.relu(y.add_(x), inplace=True)
 
 
 def _conv(in_channels: int, channels: int, stride: int) -> nn.Conv3d:
@@ -131,7 +135,8 @@ class VolumeNeck(nn.Module):
         own, other = reduce.weight.chunk(2, dim=1)
         # A 1x1x1 convolution may be split over its inputs and done before enlarging: an eighth of the work for one
         # half, and the concatenation is never made.
-        x = F.conv3d(level, own)
-        x = x + F.interpolate(F.conv3d(coarser, other), size=level.shape[2:], mode="trilinear", align_corners=False)
-        x = F.relu(self.reduce_norm[i](x), inplace=True)
-        return F.relu(self.smooth_norm[i](self.smooth[i](x)), inplace=True)
+        x = add_enlarged(F.conv3d(level, own), F.conv3d(coarser, other))
+        smooth = self.smooth[i]
+        assert isinstance(smooth, Conv3x3x3), "made above"
+        x = smooth.overwriting(normalise(self.reduce_norm[i], x, relu=True))
+        return normalise(self.smooth_norm[i], x, relu=True)
