@@ -24,7 +24,7 @@ TINY = CotrConfig(
     volume_channels=(8, 8, 12),
     volume_blocks=(1, 1, 1),
     channels=8,
-    encoder=CompactTransformer(channels=16, heads=2, volume_points=2, image_points=2, feedforward=16),
+    encoder=CompactTransformer(heads=2, volume_points=2, image_points=2, feedforward=16),
     voxel_channels=8,
     hidden=8,
     groups=GROUPS,
@@ -132,11 +132,6 @@ def test_more_cameras_than_embeddings_are_refused():
     model = built(replace(TINY, encoder=replace(TINY.encoder, cameras=1)))
     with pytest.raises(InputError, match="2 cameras"):
         model(random_scene())
-
-
-def test_other_image_channels_are_refused():
-    with pytest.raises(InputError, match=r"encoder.channels is 24 and lifting.image_channels 16"):
-        built(replace(TINY, encoder=CompactTransformer(channels=24, heads=2)))
 
 
 # --- decoder and heads -----------------------------------------------------------------------------------------------

@@ -63,8 +63,6 @@ class CompactEncoder(Protocol):
 class CompactTransformer:
     """COTR's own: each compact voxel looks at the volume around it, then into the cameras that see it."""
 
-    channels: int = 256
-    """Of the queries; those of the image features must be the same."""
     layers: int = 1
     """One behind the other."""
     heads: int = 8
@@ -86,31 +84,26 @@ class CompactTransformer:
         return Needs()
 
     def build(self, *, volume_channels: int, image_channels: int, grid: VoxelGrid) -> nn.Module:
-        """Make it.
+        """Make it, as wide as the image features.
 
         Raises:
-            InputError: If the image features have other channels, or heads do not divide them.
+            InputError: If heads or 8 do not divide the width.
         """
-        if image_channels != self.channels:
-            raise InputError(
-                f"encoder.channels is {self.channels} and lifting.image_channels {image_channels}",
-                rule="both are the same",
-            )
-        return CompactTransformerEncoder(self, volume_channels, grid)
+        return CompactTransformerEncoder(self, volume_channels=volume_channels, channels=image_channels, grid=grid)
 
 
-def unused_positions(config: CompactTransformer, shape: Shape) -> int:
+def unused_positions(channels: int, shape: Shape) -> int:
     """Numbers of the released position tables that a compact volume of some shape never reads."""
-    widths = (3 * config.channels // 8, 3 * config.channels // 8, config.channels // 4)
+    widths = (3 * channels // 8, 3 * channels // 8, channels // 4)
     return sum(max(0, rows - n) * width for rows, n, width in zip(TABLE_ROWS, shape, widths, strict=True))
 
 
 class CompactTransformerLayer(nn.Module):
     """Self-attention in the volume, cross-attention into the pictures, a small network; each normalised behind."""
 
-    def __init__(self, config: CompactTransformer) -> None:
+    def __init__(self, channels: int, config: CompactTransformer) -> None:
         super().__init__()
-        channels, heads = config.channels, config.heads
+        heads = config.heads
         self.self_attention = DeformableVolumeAttention(channels, heads=heads, points=config.volume_points)
         self.cross_attention = DeformableCrossAttention(channels, heads=heads, points=config.image_points)
         self.feedforward = nn.Sequential(
@@ -152,16 +145,15 @@ class CompactTransformerLayer(nn.Module):
 class CompactTransformerEncoder(nn.Module):
     """COTR's encoder of the compact volume."""
 
-    def __init__(self, config: CompactTransformer, volume_channels: int, grid: VoxelGrid) -> None:
+    def __init__(self, config: CompactTransformer, *, volume_channels: int, channels: int, grid: VoxelGrid) -> None:
         super().__init__()
-        channels = config.channels
-        self.config, self.grid = config, grid
+        self.grid = grid
         self.project_in = nn.Conv3d(volume_channels, channels, 1)
         self.project_out = nn.Conv3d(channels, volume_channels, 1)
         self.positions = AxisPositions(channels, grid.shape)
         self.camera_embedding = nn.Parameter(torch.randn(config.cameras, channels))
         self.level_embedding = nn.Parameter(torch.randn(1, channels))
-        self.layers = nn.ModuleList(CompactTransformerLayer(config) for _ in range(config.layers))
+        self.layers = nn.ModuleList(CompactTransformerLayer(channels, config) for _ in range(config.layers))
 
     def forward(
         self, scene: Scene, volume: Float[Tensor, "B C x y z"], features: Float[Tensor, "B N F h w"], stride: int
@@ -377,7 +369,9 @@ class Cotr(OccupancyModel):
         self.needs = replace(config.encoder.needs, images=True, true_depth=True)
         compact, channels = compact_grid(grid), config.channels
         if isinstance(config.encoder, CompactTransformer):
-            self.left_out = {"encoder.positions, rows not used": unused_positions(config.encoder, compact.shape)}
+            self.left_out = {
+                "encoder.positions, rows not used": unused_positions(config.lifting.image_channels, compact.shape)
+            }
         self.lifting = TemporalLifting(config.lifting, grid)
         self.volume_encoder = ThreeLevelEncoder(
             self.lifting.channels, channels=config.volume_channels, blocks=config.volume_blocks
