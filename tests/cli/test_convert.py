@@ -8,8 +8,11 @@ import pytest
 import torch
 
 from occloom.cli.main import run
+from occloom.engine import checkpoint
+from occloom.engine.train import build_model
 from occloom.inference import load_model
 from occloom.models.released_checkpoints import convert_lidar
+from occloom.recipes import resolve
 
 RECIPE = "released_recipes:lidar"
 
@@ -56,3 +59,17 @@ def test_wrong_weights_leave_nothing_behind(tmp_path, capsys):
     )
     assert "no such checkpoint" in refused(capsys, RECIPE, str(tmp_path / "nowhere.pth"), "--out", str(out))
     assert not out.exists()
+
+
+def test_of_a_detector_the_part_that_fits_is_written_and_trained_from(tmp_path, capsys):
+    out, bias = tmp_path / "detector", torch.rand(32)
+    state = {"final_conv.conv.bias": bias, "pts_bbox_head.shared_conv.conv.weight": torch.zeros(1)}
+    torch.save({"state_dict": state}, tmp_path / "detector.pth")
+    recipe = "released_recipes:surround"
+    assert run(["convert", recipe, str(tmp_path / "detector.pth"), "--out", str(out)]) == 0
+    told = capsys.readouterr().out
+    assert "1 are of no use to this model: pts_bbox_head.shared_conv.conv.weight" in told
+    assert f"occloom train {recipe} --train.start-from {out}" in told
+    model = build_model(resolve(recipe))
+    assert checkpoint.take_weights(model, out).names == ("head.conv.bias",)
+    assert torch.equal(model.state_dict()["head.conv.bias"], bias)

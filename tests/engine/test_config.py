@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 
 from occloom.cli.arguments import parse
-from occloom.engine.config import Cosine, OneCycle, Recipe, TrainConfig, from_json, override, to_json
+from occloom.engine.config import Constant, Cosine, OneCycle, Recipe, TrainConfig, from_json, override, to_json
 from occloom.errors import InputError
 
 
@@ -202,3 +202,11 @@ def test_where_a_training_starts_is_named_by_a_path_or_a_word(words, expected):
     assert (train.start_from, train.trunk_weights) == expected
     back = from_json(TrainConfig(), json.loads(json.dumps(to_json(train))), where="file")
     assert (back.start_from, back.trunk_weights) == expected
+
+
+def test_constant_rises_linearly_and_stays():
+    schedule = Constant(warmup_steps=200, start=0.001)
+    assert schedule.factor(0, 5000) == 0.001
+    assert math.isclose(schedule.factor(100, 5000), 0.5005)
+    assert [schedule.factor(step, 5000) for step in (200, 201, 4999)] == [1.0] * 3
+    assert Constant(warmup_steps=0).factor(0, 10) == 1.0

@@ -3,21 +3,27 @@
 from dataclasses import replace
 from pathlib import Path
 
+import naive_bevdet as bevdet
 import naive_voxdet as naive
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from occloom.data.kitti360_labels import KITTI_360
 from occloom.data.label_spaces import SEMANTIC_KITTI, SEMANTIC_KITTI_GRID
 from occloom.errors import InputError
+from occloom.grid import LabelSpace, VoxelGrid
 from occloom.interfaces import OccupancyModel
 from occloom.models.baseline import BaselineConfig
+from occloom.models.bevdet4d import BevDet4dConfig
 from occloom.models.released_checkpoints import (
+    BEVDET_NAMES,
     CAMERA_NAMES,
     CAMERA_UNUSED,
     LIDAR_NAMES,
     LIDAR_UNUSED,
+    convert_bevdet,
     convert_camera,
     convert_lidar,
     convert_released,
@@ -67,7 +73,7 @@ class TestNames:
 
     def test_the_shapes_fit(self, tables, name):
         model = on_meta(name)
-        converted = convert_released(published(tables, name), model)
+        converted = convert_released(published(tables, name), model).weights
         own = model.state_dict()
         assert {key: (value.shape, value.dtype) for key, value in converted.items()} == {
             key: (value.shape, value.dtype) for key, value in own.items()
@@ -126,6 +132,75 @@ class TestConversion:
             convert_camera(released, on_meta(self.name).state_dict())
         with pytest.raises(InputError, match="lacks"):
             convert_lidar(published(tables, self.name), on_meta("voxdet_lidar_semantickitti").state_dict())
+
+
+@pytest.fixture(scope="module")
+def bevdet4d() -> OccupancyModel:
+    """The full size without memory."""
+    labels = LabelSpace(tuple("abcdefghijklmnopqr"), 17, ((0, 0, 0),) * 18, (1e3,) * 18)
+    with torch.device("meta"):
+        return BevDet4dConfig().build(VoxelGrid((-40.0, -40.0, -1.0), (0.4, 0.4, 0.4), (200, 200, 16)), labels)
+
+
+class TestBevDet:
+    def test_the_published_occupancy_model_fits_as_a_whole(self, bevdet4d):
+        table = bevdet.occupancy_model()
+        assert bevdet.parameters(table) == 34_969_712  # reference drocc 0.6
+        converted = convert_released(bevdet.without_memory(table), bevdet4d)
+        own = bevdet4d.state_dict()
+        assert converted.unused == ()
+        assert {name: value.shape for name, value in converted.weights.items()} == {
+            name: value.shape for name, value in own.items()
+        }
+
+    def test_no_line_of_the_table_is_idle(self):
+        assert {fitting_pair(name, BEVDET_NAMES) for name in bevdet.occupancy_model()} == set(BEVDET_NAMES)
+
+    def test_of_a_detector_what_fits_is_taken_and_the_rest_is_named(self, bevdet4d):
+        converted = convert_released(bevdet.without_memory(bevdet.detector()), bevdet4d)
+        own = {name for name in bevdet4d.state_dict() if name.startswith("lifting.") and name.endswith(".weight")}
+        left = {name.removeprefix("lifting.depth_net.") for name in own - converted.weights.keys()}
+        sized = ("context_conv", "matching_conv.0", "matching_conv.1", "matching_conv.2", "matching_conv.3")
+        first = ("depth_conv.0.conv1", "depth_conv.0.downsample", "depth_conv.4")
+        refined = {name for name in left if name.startswith("lifting.refine")}
+        assert left - refined == {f"{name}.weight" for name in (*sized, *first)}
+        assert len(refined) == 6
+        assert "pts_bbox_head.shared_conv.conv.weight" in converted.unused
+        assert "img_view_transformer.depth_net.depth_conv.4.bias" in converted.unused
+        assert len(converted.weights) + len(converted.unused) == len(bevdet.detector())
+
+    def test_kernels_are_turned_to_x_y_z(self):
+        name, ours = "img_bev_encoder_backbone.layers.1.1.conv2.conv.weight", "encoder.stages.1.1.conv2.weight"
+        released = torch.randn(4, 4, 3, 3, 3)
+        (kernel,) = convert_bevdet({name: released}, {ours: released}).weights.values()
+        volume = torch.randn(1, 4, 6, 5, 4)  # x, y, z
+        theirs = F.conv3d(volume.permute(0, 1, 4, 3, 2), released, padding=1).permute(0, 1, 4, 3, 2)
+        torch.testing.assert_close(F.conv3d(volume, kernel, padding=1), theirs, rtol=1e-4, atol=1e-5)
+
+    def test_the_first_convolution_sees_the_colours_it_was_trained_on(self):
+        torch.manual_seed(0)
+        names = ("conv1.weight", "bn1.weight", "bn1.bias", "bn1.running_mean", "bn1.running_var")
+        shapes = ((5, 3, 7, 7), *[(5,)] * 4)
+        released = {f"img_backbone.{name}": torch.rand(shape) for name, shape in zip(names, shapes, strict=True)}
+        ours = {f"lifting.trunk.{name}": released[f"img_backbone.{name}"] for name in names}
+        converted = convert_bevdet(released, ours).weights
+
+        def stem(x, state):
+            kernel, weight, bias, mean, var = state.values()
+            return F.batch_norm(F.conv2d(x, kernel), mean, var, weight, bias)
+
+        image = torch.rand(1, 3, 20, 20)
+        mean, std = torch.tensor([123.675, 116.28, 103.53]), torch.tensor([58.395, 57.12, 57.375])
+        seen = (255 * image.flip(1) - mean.view(3, 1, 1)) / std.view(3, 1, 1)  # blue first, red's mean for blue
+        usual = (image - mean.view(3, 1, 1) / 255) / (std.view(3, 1, 1) / 255)
+        theirs = stem(seen, {name: released[f"img_backbone.{name}"] for name in names})
+        torch.testing.assert_close(
+            stem(usual, {name: converted[f"lifting.trunk.{name}"] for name in names}), theirs, rtol=1e-4, atol=1e-4
+        )
+
+    def test_another_network_is_refused(self, bevdet4d):
+        with pytest.raises(InputError, match="holds nothing of this model"):
+            convert_released({"stranger": torch.zeros(1)}, bevdet4d, where=Path("there.pth"))
 
 
 def test_a_model_without_published_weights_is_refused():

@@ -52,6 +52,22 @@ class Cosine:
         return 1 - (1 - self.end) * _half_cosine((step - rise) / max(steps - rise, 1))
 
 
+@dataclass(frozen=True)
+class Constant:
+    """Learning rate that rises linearly over the first steps, then stays: BEVDet's."""
+
+    warmup_steps: int = 200
+    """In which the rate rises."""
+    start: float = 0.001
+    """First rate as a share of the highest."""
+
+    def factor(self, step: int, steps: int) -> float:  # noqa: ARG002
+        """Share of the highest rate at `step` of `steps`."""
+        if step < self.warmup_steps:
+            return self.start + (1 - self.start) * step / self.warmup_steps
+        return 1.0
+
+
 def _half_cosine(progress: float) -> float:
     """From 0 to 1 along half a cosine."""
     return 0.5 - 0.5 * math.cos(math.pi * min(progress, 1.0))
@@ -71,7 +87,7 @@ class TrainConfig:
     """The highest rate of the schedule."""
     weight_decay: float = 0.01
     """AdamW's, on tensors of two or more axes; biases and norms have none."""
-    schedule: OneCycle | Cosine = OneCycle()
+    schedule: OneCycle | Cosine | Constant = OneCycle()
     """How the learning rate moves over the steps."""
     clip_norm: float | None = 35.0
     """Largest norm of the gradient; None clips nothing."""

@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from occloom.ops.winograd_conv3d import Conv3x3x3
+
 
 class OccupancyHead(nn.Module):
     """3x3x3 convolution and ReLU, then two linear layers with a softplus between them: the head of BEVDet4D-Occ."""
@@ -18,7 +20,7 @@ class OccupancyHead(nn.Module):
             hidden: Features between the linear layers.
         """
         super().__init__()
-        self.conv = nn.Conv3d(channels, channels, 3, padding=1)
+        self.conv = Conv3x3x3(channels, channels, bias=True)
         self.hidden = nn.Linear(channels, hidden)
         self.classify = nn.Linear(hidden, num_classes)
 

@@ -1,11 +1,12 @@
-"""Weights that VoxDet's authors published, under the names of this library's modules.
+"""Weights that authors of VoxDet and BEVDet published, under the names of this library's modules.
 
-Released names are those of reference state_dicts/voxdet_*.tsv. In the tables below `*` stands for a number and is
+VoxDet's names are those of reference state_dicts/voxdet_*.tsv. In the tables below `*` stands for a number and is
 kept, as is what follows a listed name (`.weight`, `.bias`, statistics). Where several names fit, the longest counts.
 """
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from pickle import UnpicklingError
@@ -13,8 +14,10 @@ from pickle import UnpicklingError
 import torch
 from torch import Tensor
 
+from occloom.backbones.resnet import IMAGE_MEAN, IMAGE_STD
 from occloom.errors import InputError
 from occloom.interfaces import OccupancyModel
+from occloom.models.bevdet4d import TemporalLifting
 from occloom.models.voxdet_camera import VoxDet
 from occloom.models.voxdet_lidar import VoxDetL
 
@@ -27,14 +30,14 @@ _SHARED = "occ_encoder_backbone.local_aggregator"
 
 
 def _blocks(released: str, ours: str, shortcut_norm: str) -> Names:
-    """Residual blocks of a 3D encoder."""
+    """Residual blocks of a 3D network."""
     return (
-        (f"{released}.layers.*.*.conv1.conv", f"{ours}.stages.*.*.conv1"),
-        (f"{released}.layers.*.*.conv1.bn", f"{ours}.stages.*.*.norm1"),
-        (f"{released}.layers.*.*.conv2.conv", f"{ours}.stages.*.*.conv2"),
-        (f"{released}.layers.*.*.conv2.bn", f"{ours}.stages.*.*.norm2"),
-        (f"{released}.layers.*.*.downsample.conv", f"{ours}.stages.*.*.shortcut.0"),
-        (f"{released}.layers.*.*.downsample.{shortcut_norm}", f"{ours}.stages.*.*.shortcut.1"),
+        (f"{released}.conv1.conv", f"{ours}.conv1"),
+        (f"{released}.conv1.bn", f"{ours}.norm1"),
+        (f"{released}.conv2.conv", f"{ours}.conv2"),
+        (f"{released}.conv2.bn", f"{ours}.norm2"),
+        (f"{released}.downsample.conv", f"{ours}.shortcut.0"),
+        (f"{released}.downsample.{shortcut_norm}", f"{ours}.shortcut.1"),
     )
 
 
@@ -80,7 +83,7 @@ def _detector() -> Names:
         )
     )
     return (
-        *_blocks(f"{_SHARED}.local_encoder_backbone", "detector.encoder", "gn"),
+        *_blocks(f"{_SHARED}.local_encoder_backbone.layers.*.*", "detector.encoder.stages.*.*", "gn"),
         *tasks,
         ("pts_bbox_head.bbox_convs.0.0", "detector.offset_head.hidden"),
         ("pts_bbox_head.bbox_convs.0.1", "detector.offset_head.norm"),
@@ -121,6 +124,18 @@ def _fusing_attention(released: str, ours: str) -> Names:
     )
 
 
+def _pyramid(released: str, ours: str) -> Names:
+    """The atrous pyramid of a depth network."""
+    return (
+        *((f"{released}.aspp{i + 1}.atrous_conv", f"{ours}.branches.{i}.conv") for i in range(4)),
+        *((f"{released}.aspp{i + 1}.bn", f"{ours}.branches.{i}.norm") for i in range(4)),
+        (f"{released}.global_avg_pool.1", f"{ours}.pooled_conv"),
+        (f"{released}.global_avg_pool.2", f"{ours}.pooled_norm"),
+        (f"{released}.conv1", f"{ours}.conv"),
+        (f"{released}.bn1", f"{ours}.norm"),
+    )
+
+
 _MONO, _STEREO, _FUSION = (f"depth_net.{part}" for part in ("depth_net", "stereo_volume_encoder", "depth_aggregation"))
 _TRANSFORMER = "VoxFormer_head.cross_transformer"
 
@@ -137,15 +152,7 @@ CAMERA_NAMES: Names = (
     (f"{_MONO}.depth_mlp", "depth_net.mono.depth_mlp"),
     (f"{_MONO}.depth_se", "depth_net.mono.depth_gate"),
     (f"{_MONO}.depth_conv", "depth_net.mono.depth_conv"),
-    *(
-        (f"{_MONO}.depth_conv.3.aspp{i + 1}.atrous_conv", f"depth_net.mono.depth_conv.3.branches.{i}.conv")
-        for i in range(4)
-    ),
-    *((f"{_MONO}.depth_conv.3.aspp{i + 1}.bn", f"depth_net.mono.depth_conv.3.branches.{i}.norm") for i in range(4)),
-    (f"{_MONO}.depth_conv.3.global_avg_pool.1", "depth_net.mono.depth_conv.3.pooled_conv"),
-    (f"{_MONO}.depth_conv.3.global_avg_pool.2", "depth_net.mono.depth_conv.3.pooled_norm"),
-    (f"{_MONO}.depth_conv.3.conv1", "depth_net.mono.depth_conv.3.conv"),
-    (f"{_MONO}.depth_conv.3.bn1", "depth_net.mono.depth_conv.3.norm"),
+    *_pyramid(f"{_MONO}.depth_conv.3", "depth_net.mono.depth_conv.3"),
     (f"{_MONO}.depth_conv.4.conv_offset", "depth_net.mono.depth_conv.4.offset"),
     (f"{_STEREO}.stem", "depth_net.stereo.stem"),
     *_hourglass(f"{_STEREO}.Unet.0", "depth_net.stereo.unet"),
@@ -189,7 +196,7 @@ CAMERA_UNUSED = (
 
 LIDAR_NAMES: Names = (
     ("lidar_tokenizer.point_mlp", "points.network"),
-    *_blocks("voxel_backbone", "backbone", "bn"),
+    *_blocks("voxel_backbone.layers.*.*", "backbone.stages.*.*", "bn"),
     *_neck("voxel_neck.lateral_convs", "voxel_neck.fpn_convs", "neck"),
     *_detector(),
 )
@@ -197,6 +204,41 @@ LIDAR_NAMES: Names = (
 
 LIDAR_UNUSED: tuple[str, ...] = ()
 """Of the LiDAR model every tensor is used."""
+
+
+_DEPTH, _OURS = "img_view_transformer.depth_net", "lifting.depth_net"
+
+BEVDET_NAMES: Names = (
+    ("img_backbone", "lifting.trunk"),
+    ("img_neck.lateral_convs.*.conv", "lifting.neck.lateral.*"),
+    ("img_neck.fpn_convs.0.conv", "lifting.neck.smooth"),
+    (f"{_DEPTH}.reduce_conv", f"{_OURS}.reduce"),
+    (f"{_DEPTH}.bn", f"{_OURS}.camera_norm"),
+    *((f"{_DEPTH}.{part}_mlp", f"{_OURS}.{part}_mlp") for part in ("context", "depth")),
+    *((f"{_DEPTH}.{part}_se", f"{_OURS}.{part}_gate") for part in ("context", "depth")),
+    (f"{_DEPTH}.context_conv", f"{_OURS}.context_conv"),
+    (f"{_DEPTH}.cost_volumn_net", f"{_OURS}.matching_conv"),  # the released spelling
+    (f"{_DEPTH}.depth_conv", f"{_OURS}.depth_conv"),
+    *_pyramid(f"{_DEPTH}.depth_conv.3", f"{_OURS}.depth_conv.3"),
+    *_blocks("pre_process_net.layers.0.0", "lifting.refine", "bn"),
+    *_blocks("img_bev_encoder_backbone.layers.*.*", "encoder.stages.*.*", "bn"),
+    ("img_bev_encoder_neck.conv.conv", "neck.conv"),
+    ("img_bev_encoder_neck.conv.bn", "neck.norm"),
+    ("final_conv.conv", "head.conv"),
+    ("predicter.0", "head.hidden"),
+    ("predicter.2", "head.classify"),
+)
+"""Of BEVDet's occupancy models; its detectors share what comes before the volume."""
+
+
+@dataclass(frozen=True)
+class Converted:
+    """Released weights under our names."""
+
+    weights: dict[str, Tensor]
+    """Those that fit."""
+    unused: tuple[str, ...] = ()
+    """Released names of the others: the model has no such tensor, or one of another shape."""
 
 
 def convert_camera(
@@ -226,9 +268,58 @@ def convert_lidar(
     return _convert(_without_prefix(released), expected, names=LIDAR_NAMES, unused=LIDAR_UNUSED, where=where)
 
 
-def convert_released(
-    released: Mapping[str, Tensor], model: OccupancyModel, *, where: Path | None = None
-) -> dict[str, Tensor]:
+def convert_bevdet(
+    released: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, where: Path | None = None
+) -> Converted:
+    """What fits of the weights of a BEVDet, detector or occupancy model, under our names.
+
+    Its volumes are ordered z, y, x, so kernels are turned; its pictures are seen as `_stem_for_rgb` says.
+
+    Args:
+        released: Its state dict.
+        expected: The state dict of the model they are meant for; its values are not read.
+        where: The file they come from, for the error.
+
+    Raises:
+        InputError: If nothing fits.
+    """
+    turned = {name: value.permute(0, 1, 4, 3, 2) if value.ndim == 5 else value for name, value in released.items()}
+    weights, unused = {}, []
+    for name, value in _stem_for_rgb(turned).items():
+        ours = our_name(name, BEVDET_NAMES)
+        if ours is not None and ours in expected and expected[ours].shape == value.shape:
+            weights[ours] = value.contiguous()
+        else:
+            unused.append(name)
+    if not weights:
+        raise InputError(
+            f"holds nothing of this model (but {', '.join(list(released)[:3]) or 'nothing at all'})",
+            where=where,
+            rule="the weights must be of a BEVDet with ResNet-50",
+            remedy="name such a checkpoint, as of bevdet-r50-4d-stereo-cbgs",
+        )
+    return Converted(weights, tuple(unused))
+
+
+def _stem_for_rgb(released: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The first convolution for pictures as our trunk has them.
+
+    BEVDet's sees blue, green, red, each less the mean and by the deviation of red, green, blue. Kernels are swapped and
+    scaled; what is left is a constant, which the mean of the norm behind takes. Only pixels within the reach of the
+    padding, whose zeros then stand for another colour, differ.
+    """
+    conv, mean = "img_backbone.conv1.weight", "img_backbone.bn1.running_mean"
+    if conv not in released or mean not in released:
+        return released
+    kernels = released[conv].flip(1)
+    means, stds = kernels.new_tensor(IMAGE_MEAN), kernels.new_tensor(IMAGE_STD)
+    # (x - m') / s' = (x - m) / s * s / s' + (m - m') / s', where m' and s' are those of the mirrored channel.
+    constant = (kernels.sum(dim=(2, 3)) * ((means - means.flip(0)) / stds.flip(0))).sum(dim=1)
+    scaled = kernels * (stds / stds.flip(0)).view(3, 1, 1)
+    return {**released, conv: scaled, mean: released[mean] - constant}
+
+
+def convert_released(released: Mapping[str, Tensor], model: OccupancyModel, *, where: Path | None = None) -> Converted:
     """Released weights under our names, for a model of any class that some were published for.
 
     Args:
@@ -240,12 +331,14 @@ def convert_released(
         InputError: If they are of another model, or none were published for this one.
     """
     if isinstance(model, VoxDet):
-        return convert_camera(released, model.state_dict(), where=where)
+        return Converted(convert_camera(released, model.state_dict(), where=where))
     if isinstance(model, VoxDetL):
-        return convert_lidar(released, model.state_dict(), where=where)
+        return Converted(convert_lidar(released, model.state_dict(), where=where))
+    if isinstance(getattr(model, "lifting", None), TemporalLifting):
+        return convert_bevdet(released, model.state_dict(), where=where)
     raise InputError(
         f"no published weights are known for {type(model).__name__}",
-        rule="those of VoxDet and VoxDet-L are",
+        rule="those of VoxDet, VoxDet-L and BEVDet are",
         remedy="name a recipe of theirs, such as voxdet-semantickitti-released",
     )
 
@@ -259,7 +352,7 @@ def read_released(path: Path) -> dict[str, Tensor]:
         InputError: If there is no such file, or it holds anything else.
     """
     if not path.is_file():
-        raise InputError("no such checkpoint", where=path, remedy="download it from VoxDet's authors")
+        raise InputError("no such checkpoint", where=path, remedy="download it from its authors")
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, UnpicklingError) as error:
