@@ -1,5 +1,6 @@
 """The `occloom` command: finds the command's module, and turns errors into one line and an exit code."""
 
+import ctypes
 import importlib
 import os
 import sys
@@ -49,12 +50,27 @@ def main() -> None:
     # Read by PyTorch when it first allocates: on Linux large tensors then come in pages of 2 MiB. Full-size volumes are
     # copied and added three times as fast.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    _keep_freed_memory()
     code = run(sys.argv[1:])
     if "torch" in sys.modules:
         from occloom.engine.launch import end
 
         end(code)
     sys.exit(code)
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc keep what is freed for what is allocated next: a tenth of the time of a full-size prediction.
+
+    By default it hands blocks of more than some megabytes back to the system, and gets them again page by page.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    adjust = getattr(ctypes.CDLL(None), "mallopt", None)
+    if adjust is not None:  # other C libraries have none
+        trim_threshold, mmap_threshold = -1, -3  # as malloc.h numbers them
+        adjust(trim_threshold, 2**31 - 1)
+        adjust(mmap_threshold, 2**25)  # the most that it accepts
 
 
 def run(arguments: list[str]) -> int:
