@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from occloom.data.kitti_files import write_image
 from occloom.data.moge_prior import MogeConfig, MogePrior, estimate, load_moge
-from occloom.data.prior_sources import PriorPicture
+from occloom.data.prior_sources import PriorPicture, PriorScan
 from occloom.errors import InputError
 
 INTRINSICS = np.array([[20.0, 0, 19.5], [0, 20.0, 11.5], [0, 0, 1]])
@@ -70,7 +70,7 @@ def weights(tmp_path: Path) -> Path:
 def picture(tmp_path: Path) -> PriorPicture:
     path = tmp_path / "CAM_FRONT.png"
     write_image(path, np.random.default_rng(0).integers(0, 256, (24, 40, 3)).astype(np.uint8))
-    return PriorPicture(tmp_path, "scene-1/abc", "CAM_FRONT", path, INTRINSICS)
+    return PriorPicture(tmp_path, "scene-1/abc", "CAM_FRONT", path, INTRINSICS, PriorScan(tmp_path / "scan", np.eye(4)))
 
 
 def test_the_model_is_told_the_field_of_view_and_sees_colours_of_0_to_1():

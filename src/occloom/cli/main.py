@@ -19,6 +19,7 @@ COMMANDS = {
     "evaluate": "score a checkpoint on a split",
     "predict": "write a checkpoint's predictions as .label files and pictures",
     "score": "score .label files without any model",
+    "labels": "count where the classes of voxel labels lie, by height and distance",
     "scales": "measure the scale of instances in labels, and labels that cannot be true",
     "convert": "take over weights that a paper's authors published",
     "render": "draw a camera picture, a prediction and the truth side by side",

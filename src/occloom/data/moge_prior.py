@@ -81,16 +81,12 @@ class MogePrior:
             raise InputError(
                 "no such file", where=config.weights, rule="it holds MoGe-2's weights", remedy=WEIGHTS_REMEDY
             )
-        self._config = config
+        self._config, self._digest = config, file_digest(config.weights)
 
-    @cached_property
+    @property
     def origin(self) -> CacheOrigin:
         """Keyed by the contents of the weights."""
-        settings = {
-            "weights": file_digest(self._config.weights),
-            "tokens": self._config.tokens,
-            "features": self._config.features,
-        }
+        settings = {"weights": self._digest, "tokens": self._config.tokens, "features": self._config.features}
         return CacheOrigin(source="moge", settings=settings, code_version=1)
 
     def inputs(self, picture: PriorPicture) -> tuple[Path, ...]:

@@ -19,7 +19,7 @@ from occloom.data.nuscenes_files import Keyframe, Recording, Tables, read_lidar,
 from occloom.data.occ3d_files import Mask, label_path, read_labels, read_splits
 from occloom.data.occ3d_labels import OCC3D, OCC3D_GRID
 from occloom.data.prior_cache import load_prior, open_prior, prior_folder, require_priors
-from occloom.data.prior_sources import PriorPicture, PriorScan
+from occloom.data.prior_sources import PriorPicture, keyframe_pictures
 from occloom.data.sample_parts import target_of, usable_frames
 from occloom.data.surround_augment import (
     PictureChange,
@@ -162,8 +162,8 @@ class Occ3d:
         self._prior: Cache | None = None
         if needs.prior_depth or needs.prior_features:
             self._prior = open_prior(None if config.prior is None else prior_folder(config.root, config.prior))
-            pictures = [picture for index in range(len(self)) for picture in self.prior_pictures(index)]
-            require_priors(self._prior, [picture for picture in pictures if picture is not None])
+            for index in range(len(self)):
+                require_priors(self._prior, self.prior_pictures(index))
         if self._reads_points_now:
             for keyframe in self._keyframes:
                 _require_sweep(keyframe)
@@ -205,19 +205,9 @@ class Occ3d:
         mask = self.config.train_mask if self.split == "train" else self.config.val_mask
         return target_of(labels.counted(mask), OCC3D, scale=self.config.label_scale, reduction="majority")
 
-    def prior_pictures(self, index: int) -> list[PriorPicture | None]:
-        """What a depth prior of the sample's present pictures is made from; None for a camera that recorded nothing."""
-        now = self._keyframes[index]
-        found: list[PriorPicture | None] = []
-        for channel in self.config.cameras:
-            camera = now.recordings.get(channel)
-            if camera is None or camera.intrinsics is None:
-                found.append(None)
-                continue
-            camera_from_lidar = np.linalg.inv(camera.global_from_sensor) @ now.lidar.global_from_sensor
-            scan = PriorScan(now.lidar.path, camera_from_lidar)
-            found.append(PriorPicture(self.config.root, now.token, channel, camera.path, camera.intrinsics, scan))
-        return found
+    def prior_pictures(self, index: int) -> tuple[PriorPicture | None, ...]:
+        """What a depth prior of the sample's present pictures is made from; None for a picture that is missing."""
+        return keyframe_pictures(self.config.root, self._keyframes[index], self.config.cameras)
 
     @property
     def _has_true_depth(self) -> bool:

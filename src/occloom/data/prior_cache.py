@@ -85,14 +85,18 @@ def open_prior(folder: Path | None) -> Cache:
     return read_cache(folder)
 
 
-def require_priors(cache: Cache, pictures: Sequence[PriorPicture]) -> None:
-    """Refuse a cache that lacks the entry of a picture which is there; contents are compared when they are read.
+def require_priors(cache: Cache, pictures: Sequence[PriorPicture | None]) -> None:
+    """Refuse a cache that lacks the entry of a picture; contents are compared when they are read.
+
+    Args:
+        cache: Of `open_prior`.
+        pictures: Of `keyframe_pictures`: None for one that is not there.
 
     Raises:
         InputError: If so.
     """
     for picture in pictures:
-        if picture.path.is_file():
+        if picture is not None:
             cache.require_whole(prior_entry(picture))
 
 
@@ -100,21 +104,21 @@ def load_prior(cache: Cache, pictures: Sequence[PriorPicture | None], *, feature
     """What a prepared prior says of the pictures of one keyframe, as a batch of one; calibration is float64.
 
     Readers call `open_prior(prior_folder(config.root, config.prior))` and `require_priors` once a split, and this once
-    a sample, if `needs.prior_depth` or `needs.prior_features`. The prior is of the picture as it lies on disk, so what
-    augmentation does to the pictures does not concern it; mirrored ego frames are in `Cameras.camera_from_ego`.
+    a sample, all with `keyframe_pictures`, if `needs.prior_depth` or `needs.prior_features`. The prior is of the
+    picture as it lies on disk, so what augmentation does to the pictures does not concern it; mirrored ego frames are
+    in `Cameras.camera_from_ego`.
 
     Args:
         cache: Of `open_prior`.
-        pictures: Of the N cameras, in the sample's order. One that is None, or whose file is missing, gets unknown
-            depth (0), zero features and the intrinsics of the first that is there.
+        pictures: Of the N cameras, in the sample's order. One that is not there (None) gets unknown depth (0), zero
+            features and the intrinsics of the first that is.
         features: Whether to read the features too (`needs.prior_features`).
 
     Raises:
         InputError: If an entry is missing, damaged, was made of another picture or other intrinsics, or lacks features
             that are asked for; or if no picture is there.
     """
-    there = [picture if picture is not None and picture.path.is_file() else None for picture in pictures]
-    entries = [None if picture is None else _read(cache, picture, features=features) for picture in there]
+    entries = [None if picture is None else _read(cache, picture, features=features) for picture in pictures]
     known = next((entry for entry in entries if entry is not None), None)
     if known is None:
         raise InputError("no camera has a picture", where=cache.folder, rule="a depth prior is one of pictures")

@@ -4,7 +4,8 @@ A depth model is one more source, in `moge_prior`. `occloom prepare depth-prior`
 (`prior_cache`); docs/depth.md has the figures.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -12,17 +13,23 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from occloom.cache import CacheOrigin
+from occloom.data.depth_noise import NoiseConfig, noisy_depth
+from occloom.data.depth_sources import render_points
 from occloom.data.kitti_files import read_image_size
+from occloom.data.nuscenes_files import Keyframe, read_lidar
 from occloom.data.pictures import read_depth
 from occloom.errors import InputError
+
+TOWN_DEPTH = Path("depth") / "town-exact"
+"""Folder of the town's exact depth below its root."""
 
 
 @dataclass(frozen=True)
 class PriorScan:
-    """The LiDAR's scan of a picture's keyframe."""
+    """The LiDAR's sweep of a picture's keyframe."""
 
     path: Path
-    """Of nuScenes' form."""
+    """It need not be there, but for a LiDAR's prior."""
     camera_from_lidar: Float64[np.ndarray, "4 4"]
     """From the LiDAR at its own time to the camera at its exposure."""
 
@@ -41,8 +48,7 @@ class PriorPicture:
     """Of the picture."""
     intrinsics: Float64[np.ndarray, "3 3"]
     """Pixels of the picture on disk from camera metres."""
-    scan: PriorScan | None = None
-    """Only a LiDAR's prior asks for it."""
+    scan: PriorScan
 
 
 @dataclass(frozen=True)
@@ -115,6 +121,80 @@ class FilePrior:
         """Where depth and features of a picture lie."""
         folder = self.folder / picture.token
         return folder / f"{picture.camera}.npy", folder / f"{picture.camera}.features.npy"
+
+
+@dataclass(frozen=True)
+class LidarPrior:
+    """The keyframe's own scan in the picture: exact, and sparse (docs/depth.md says how sparse)."""
+
+    @property
+    def origin(self) -> CacheOrigin:
+        """No settings."""
+        return CacheOrigin(source="lidar", settings={}, code_version=1)
+
+    def inputs(self, picture: PriorPicture) -> tuple[Path, ...]:
+        """The picture and the scan."""
+        return (picture.path, picture.scan.path)
+
+    def prior(self, picture: PriorPicture) -> PriorMaps:
+        """Each pixel's nearest point."""
+        scan = picture.scan
+        points = read_lidar(scan.path)[:, :3].astype(np.float64)
+        points_camera = points @ scan.camera_from_lidar[:3, :3].T + scan.camera_from_lidar[:3, 3]
+        return PriorMaps(render_points(points_camera, picture.intrinsics, read_image_size(picture.path)))
+
+
+@dataclass(frozen=True)
+class TownPrior:
+    """The town's exact depth with errors like a depth model's: `<root>/depth/town-exact/<CAMERA>/<picture>.npy`."""
+
+    noise: NoiseConfig
+
+    @property
+    def origin(self) -> CacheOrigin:
+        """Keyed by the amounts of noise."""
+        return CacheOrigin(source="town-exact", settings=asdict(self.noise), code_version=1)
+
+    def inputs(self, picture: PriorPicture) -> tuple[Path, ...]:
+        """The picture and its exact depth."""
+        return (picture.path, self._path(picture))
+
+    def prior(self, picture: PriorPicture) -> PriorMaps:
+        """Exact depth made wrong; the picture's name decides the draws."""
+        exact = read_depth(self._path(picture))
+        return PriorMaps(noisy_depth(exact, self.noise, f"{picture.token}/{picture.camera}"))
+
+    @staticmethod
+    def _path(picture: PriorPicture) -> Path:
+        """Where `occloom town` wrote the exact depth."""
+        return picture.root / TOWN_DEPTH / picture.camera / f"{picture.path.stem}.npy"
+
+
+def keyframe_pictures(root: Path, keyframe: Keyframe, channels: Sequence[str]) -> tuple[PriorPicture | None, ...]:
+    """The pictures of a keyframe's cameras in a given order; None where the tables or the files lack one.
+
+    Args:
+        root: The data set's folder.
+        keyframe: With its cameras' and its LiDAR's recordings.
+        channels: Names of cameras.
+    """
+    return tuple(_picture(root, keyframe, channel) for channel in channels)
+
+
+def _picture(root: Path, keyframe: Keyframe, channel: str) -> PriorPicture | None:
+    """One camera's picture, if it is there."""
+    recording = keyframe.recordings.get(channel)
+    if recording is None or recording.intrinsics is None or not recording.path.is_file():
+        return None
+    camera_from_lidar = np.linalg.inv(recording.global_from_sensor) @ keyframe.lidar.global_from_sensor
+    return PriorPicture(
+        root=root,
+        token=keyframe.token,
+        camera=channel,
+        path=recording.path,
+        intrinsics=recording.intrinsics,
+        scan=PriorScan(keyframe.lidar.path, camera_from_lidar),
+    )
 
 
 def _read_features(path: Path) -> Float32[np.ndarray, "F h w"]:
