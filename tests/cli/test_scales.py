@@ -2,9 +2,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from occloom.cli.main import run
+from occloom.data.kitti360 import Kitti360Config
+from occloom.data.kitti360_labels import KITTI_360
 from occloom.data.kitti_files import (
     Calibration,
     KittiFrame,
@@ -13,6 +16,7 @@ from occloom.data.kitti_files import (
     write_voxel_labels,
 )
 from occloom.data.label_spaces import SEMANTIC_KITTI
+from occloom.interfaces import Needs
 from occloom.viewer.cubes import display_colours
 
 SHAPE = (256, 256, 32)
@@ -74,6 +78,21 @@ def test_the_picture_has_a_row_a_class_in_its_colour(root, tmp_path):
         if tuple(colour) in often
     }
     assert drawn - {"empty"} == {"car", "road"}
+
+
+def test_drives_of_kitti_360_are_measured_in_their_own_classes(tiny_drives, capsys):
+    assert run(["scales", "--root", str(tiny_drives)]) == 0
+    printed = capsys.readouterr().out
+    data = Kitti360Config(root=tiny_drives, test=("0000",)).build("test", Needs(images=False))
+    target = data.target(0)
+    assert target is not None
+    counts = torch.bincount(target.labels[target.observed], minlength=KITTI_360.num_classes)
+    found = rows(printed)
+    assert {name for name, count in zip(KITTI_360.names, counts.tolist(), strict=True) if count} == {
+        *found,
+        "empty",
+    } - {"class"}
+    assert found["road"][0] == f"{int(counts[KITTI_360.names.index('road')]):,}"
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from occloom.cli.arguments import ready_to_write
-from occloom.data.label_spaces import SEMANTIC_KITTI
-from occloom.data.semantickitti import SemanticKittiConfig
+from occloom.data.kitti360 import Kitti360, Kitti360Config
+from occloom.data.semantickitti import SemanticKitti, SemanticKittiConfig
 from occloom.engine.logs import progress_bar
 from occloom.errors import InputError
-from occloom.grid import Shape
+from occloom.grid import LabelSpace, Shape
 from occloom.interfaces import Needs
 from occloom.losses.voxnt import ScaleCounts, count_scales
 from occloom.viewer.cubes import display_colours
@@ -43,39 +43,51 @@ def scales(
     the minimum on all three.
 
     Args:
-        root: Folder that holds `sequences` in SemanticKITTI's layout.
-        sequences: Names such as 00 08; all that have voxels unless given.
+        root: Folder that holds `sequences` in SemanticKITTI's layout, or `data_2d_raw` in SSCBench-KITTI-360's.
+        sequences: Names such as 00 08 (drives: 0000 0006); all that have voxels unless given.
         maximum: Lengths along x, y, z that are too long (Eq. 11).
         minimum: Lengths along x, y, z below which all three are too small (Eq. 10).
         picture: Also draw the distributions to this .png file.
     """
     if picture is not None:
         ready_to_write(picture)
-    names = sequences or tuple(sorted(path.parent.name for path in root.glob("sequences/*/voxels")))
-    if not names:
-        raise InputError(
-            "no sequence has voxels", where=root, rule="root holds sequences/NN/voxels", remedy="check --root"
-        )
-    dataset = SemanticKittiConfig(root=root, test=names).build("test", Needs(images=False))
+    dataset = _labelled_frames(root, sequences)
+    label_space = dataset.label_space
     total: ScaleCounts | None = None
     with progress_bar() as bar:
         for index in bar.track(range(len(dataset)), description="measuring"):
             target = dataset.target(index)
             if target is None:
                 raise InputError("no voxel labels", where=root, rule="scales are measured on labels")
-            counts = count_scales(target, num_classes=SEMANTIC_KITTI.num_classes, maximum=maximum, minimum=minimum)
+            counts = count_scales(target, num_classes=label_space.num_classes, maximum=maximum, minimum=minimum)
             total = counts if total is None else total + counts
     assert total is not None, "a data set has at least one frame"
     console = Console(highlight=False)
     shares = "/".join(f"{100 * q:g}" for q in QUANTILES)
     console.print(f"{len(dataset)} frames. x, y, z: lengths that {shares} % of a class's voxels do not exceed.")
     console.print(f"long: any of them reaches {_sizes(maximum)}. small: all are below {_sizes(minimum)}.")
-    console.print(scale_table(total))
+    console.print(scale_table(total, label_space))
     if picture is not None:
-        scale_picture(total, maximum).save(picture)
+        scale_picture(total, maximum, label_space).save(picture)
 
 
-def scale_table(counts: ScaleCounts) -> Table:
+def _labelled_frames(root: Path, sequences: tuple[str, ...]) -> SemanticKitti | Kitti360:
+    """All frames of the sequences, or of all that have voxels, in whichever of the two layouts lies there."""
+    drives = (root / "data_2d_raw").is_dir()
+    folders = "data_2d_raw/*/voxels" if drives else "sequences/*/voxels"
+    names = sequences or tuple(sorted(path.parent.name for path in root.glob(folders)))
+    if not names:
+        raise InputError(
+            "no sequence has voxels",
+            where=root,
+            rule="root holds sequences/NN/voxels or data_2d_raw/DRIVE/voxels",
+            remedy="check --root",
+        )
+    config = Kitti360Config(root=root, test=names) if drives else SemanticKittiConfig(root=root, test=names)
+    return config.build("test", Needs(images=False))
+
+
+def scale_table(counts: ScaleCounts, label_space: LabelSpace) -> Table:
     """Lengths and flagged shares, a row a class that occurs."""
     table = Table(box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     table.add_column("class", no_wrap=True)
@@ -83,27 +95,27 @@ def scale_table(counts: ScaleCounts) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     quantiles = [counts.quantile(q).tolist() for q in QUANTILES]
     voxels, long, small = (c.tolist() for c in (counts.voxels, counts.too_long, counts.too_small))
-    for label in _classes_in(counts):
+    for label in _classes_in(counts, label_space):
         lengths = ["/".join(str(q[label][axis]) for q in quantiles) for axis in range(3)]
         flagged = [f"{100 * c[label] / voxels[label]:.2f}" for c in (long, small)]
-        table.add_row(SEMANTIC_KITTI.names[label], f"{voxels[label]:,}", *lengths, *flagged)
+        table.add_row(label_space.names[label], f"{voxels[label]:,}", *lengths, *flagged)
     return table
 
 
-def scale_picture(counts: ScaleCounts, maximum: Shape) -> Image.Image:
+def scale_picture(counts: ScaleCounts, maximum: Shape, label_space: LabelSpace) -> Image.Image:
     """The distribution of lengths along x, y, z, a row a class that occurs (VoxDet, Fig. 9).
 
     Lengths are on a logarithmic scale; heights are voxels per unit of length, each divided by its peak. A line marks
     the maximum.
     """
-    classes = _classes_in(counts)
+    classes = _classes_in(counts, label_space)
     bottom = _TOP + len(classes) * _ROW
     sheet = Image.new("RGB", (_LEFT + 3 * (_PANEL + _GAP), bottom + _BOTTOM), _PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
     draw.text(
         (12, 10), "length of instances along each axis, in voxels plus one", _INK, ImageFont.load_default(size=16)
     )
-    colours = display_colours(SEMANTIC_KITTI)
+    colours = display_colours(label_space)
     longest = counts.lengths.shape[2] - 1
     for axis in range(3):
         left = _LEFT + axis * (_PANEL + _GAP)
@@ -122,7 +134,7 @@ def scale_picture(counts: ScaleCounts, maximum: Shape) -> Image.Image:
         limit = left + _across(maximum[axis], longest)
         draw.line([(limit, _TOP), (limit, bottom)], _LIMIT)
     for row, label in enumerate(classes):
-        draw.text((12, _TOP + (row + 1) * _ROW - 6), SEMANTIC_KITTI.names[label], _INK, font, anchor="ls")
+        draw.text((12, _TOP + (row + 1) * _ROW - 6), label_space.names[label], _INK, font, anchor="ls")
     return sheet
 
 
@@ -144,10 +156,10 @@ def _across(length: int, longest: int) -> float:
     return _PANEL * math.log(min(max(length, 2), longest) / 2) / math.log(longest / 2)
 
 
-def _classes_in(counts: ScaleCounts) -> list[int]:
+def _classes_in(counts: ScaleCounts, label_space: LabelSpace) -> list[int]:
     """Ids of the occupied classes that occur."""
     voxels = counts.voxels.tolist()
-    return [label for label in SEMANTIC_KITTI.occupied if voxels[label]]
+    return [label for label in label_space.occupied if voxels[label]]
 
 
 def _sizes(sizes: Shape) -> str:
