@@ -2,11 +2,18 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import torch
+from tiny_surround import LIFTING, TINY
 
+from occloom.data.occ3d import Occ3dConfig
+from occloom.engine.config import Recipe, TrainConfig
 from occloom.grid import VoxelGrid
-from occloom.models.drocc import ModelFeatures, RefinementConfig
+from occloom.lifting.depth import DepthPlanes
+from occloom.metrics.protocols import OCC3D
+from occloom.models.drocc import ModelFeatures, RefinementConfig, StandIn
+from occloom.models.drocc_bevdet4d import DrOccConfig
 from occloom.scene import Cameras, DepthPrior, Scene
 
 GRID = VoxelGrid(lower=(-4.0, -4.0, -1.0), voxel_size=(0.4, 0.4, 0.8), shape=(20, 20, 4))
@@ -68,3 +75,19 @@ def mirrored(scene, *, x=False, y=False):
     poses = scene.cameras.camera_from_ego
     cameras = replace(scene.cameras, camera_from_ego=poses @ flip.to(poses.dtype))
     return replace(scene, cameras=cameras)
+
+
+def recipe():
+    """Dr.Occ on what `made_nuscenes` writes, too coarse to learn anything."""
+    lifting = replace(LIFTING, image_channels=16, planes=DepthPlanes(near=2.0, step=4.0, count=10))
+    return Recipe(
+        name="tiny-drocc",
+        model=DrOccConfig(
+            baseline=replace(TINY, lifting=lifting),
+            coarsening=(2, 2, 1),
+            refinement=replace(STEADY, depth_features=StandIn(8)),
+        ),
+        data=Occ3dConfig(root=Path("none"), image_size=(32, 64), label_scale=4, prior=Path("wall")),
+        train=TrainConfig(steps=2, batch_size=1, learning_rate=1e-3, validate_every=0),
+        protocol=OCC3D,
+    )

@@ -20,6 +20,7 @@ COMMANDS = {
     "predict": "write a checkpoint's predictions as .label files and pictures",
     "score": "score .label files without any model",
     "labels": "count where the classes of voxel labels lie, by height and distance",
+    "coverage": "count what Dr.Occ's mask and lifting cover of labels, prior by prior",
     "scales": "measure the scale of instances in labels, and labels that cannot be true",
     "convert": "take over weights that a paper's authors published",
     "render": "draw a camera picture, a prediction and the truth side by side",
