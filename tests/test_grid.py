@@ -84,3 +84,13 @@ def test_uneven_tables_are_refused(lacking):
 def test_an_empty_id_that_is_no_class_is_refused(empty):
     with pytest.raises(ValueError, match=rf"within 0\.\.2, got {empty}"):
         label_space(empty=empty)
+
+
+def test_fewer_voxels_keep_the_bounds_and_are_coarse_ones_where_factors_divide():
+    grid = VoxelGrid(lower=(-1.0, 0.0, 2.0), voxel_size=(0.5, 0.25, 1.0), shape=(8, 9, 5))
+    assert grid.with_fewer_voxels((4, 3, 1)) == grid.coarsen((4, 3, 1))
+    fewer = grid.with_fewer_voxels((3, 2, 4))
+    assert fewer.shape == (3, 5, 2)
+    assert (fewer.lower, fewer.upper) == (grid.lower, pytest.approx(grid.upper))
+    with pytest.raises(ValueError, match="at least 1"):
+        grid.with_fewer_voxels((0, 1, 1))

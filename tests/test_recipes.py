@@ -54,11 +54,15 @@ def shrunk(name: str) -> Recipe:
 def scene_for(model: OccupancyModel, recipe: Recipe) -> Scene:
     """Only what the model says it needs."""
     scene, needs = example_scene(recipe), model.needs
+    prior = scene.prior if needs.prior_depth else None
+    if prior is not None and not needs.prior_features:
+        prior = replace(prior, features=None)
     return replace(
         scene,
         images=scene.images if needs.images else None,
         depth=scene.depth if needs.depth else None,
         points=scene.points if needs.points else None,
+        prior=prior,
     )
 
 

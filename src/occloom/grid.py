@@ -53,6 +53,20 @@ class VoxelGrid:
         nx, ny, nz = (n // f for n, f in zip(self.shape, factors, strict=True))
         return VoxelGrid(lower=self.lower, voxel_size=(sx, sy, sz), shape=(nx, ny, nz))
 
+    def with_fewer_voxels(self, factors: Shape) -> "VoxelGrid":
+        """The grid of the same bounds whose voxels are about `factors` times larger; their number is rounded up.
+
+        Where the factors divide the shape it is that of `coarsen`.
+
+        Raises:
+            ValueError: If a factor is below 1.
+        """
+        if min(factors) < 1:
+            raise ValueError(f"Expected factors of at least 1, got {factors}.")
+        nx, ny, nz = (-(-n // f) for n, f in zip(self.shape, factors, strict=True))
+        sx, sy, sz = (size * n / m for size, n, m in zip(self.voxel_size, self.shape, (nx, ny, nz), strict=True))
+        return VoxelGrid(lower=self.lower, voxel_size=(sx, sy, sz), shape=(nx, ny, nz))
+
     def centres(
         self, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
     ) -> Float[Tensor, "X Y Z 3"]:

@@ -79,6 +79,14 @@ def test_the_answer_depends_on_the_coarse_volume_alone_unless_it_skips():
         assert bool(bend > 1e-4 * volume.abs().max()) == skips
 
 
+def test_a_grid_that_the_coarsening_does_not_divide():
+    model, scene = built(replace(CONFIG, coarsening=(3, 4, 3))).eval(), surround_scene(batch=1)
+    assert model.refinement.grid.shape == (7, 5, 2)
+    assert model.refinement.grid.upper == pytest.approx(GRID.upper)
+    with torch.no_grad():
+        assert model(scene).logits.shape == (1, 4, *GRID.shape)
+
+
 def test_baseline_weights_go_over_by_name():
     config = CONFIG.baseline
     baseline, model = config.build(GRID, LABELS), built(CONFIG)
@@ -88,8 +96,8 @@ def test_baseline_weights_go_over_by_name():
 
 
 def test_what_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match="factors that divide"):
-        replace(CONFIG, coarsening=(3, 4, 1)).build(GRID, LABELS)
+    with pytest.raises(ValueError, match="at least 1"):
+        replace(CONFIG, coarsening=(0, 4, 1)).build(GRID, LABELS)
     with pytest.raises(InputError, match="heads"):
         replace(CONFIG, refinement=replace(REFINEMENT, heads=3)).build(GRID, LABELS)
 

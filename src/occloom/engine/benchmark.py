@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from occloom.engine.config import Recipe
 from occloom.interfaces import OccupancyModel
-from occloom.scene import Cameras, Points, Scene
+from occloom.scene import Cameras, DepthPrior, Points, Scene
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,20 @@ def example_scene(recipe: Recipe, device: torch.device | str = "cpu") -> Scene:
             batch_index=torch.zeros(len(positions), dtype=torch.int64),
             time=torch.zeros(len(positions)),
         ),
+        prior=_example_prior(cameras, generator),
     )
     return scene.to(device)
+
+
+def _example_prior(cameras: int, generator: torch.Generator) -> DepthPrior:
+    """The depth of a street, in the sizes of what is prepared from nuScenes' pictures with MoGe-2."""
+    height, width = 225, 400
+    intrinsics = torch.tensor([[0.8 * width, 0, (width - 1) / 2], [0, 0.8 * width, (height - 1) / 2], [0, 0, 1]])
+    return DepthPrior(
+        depth=_street_depth(height, width, intrinsics).expand(1, cameras, height, width),
+        intrinsics=intrinsics.expand(1, cameras, 3, 3),
+        features=torch.randn(1, cameras, 384, 26, 46, generator=generator),
+    )
 
 
 def measure(model: OccupancyModel, scene: Scene, *, repeats: int, levels: int = 1) -> Cost:

@@ -22,7 +22,8 @@ class DrOccConfig:
     baseline: BevDet4dConfig = field(default_factory=BevDet4dConfig)
     """Lifting, 3D encoder, head and losses."""
     coarsening: Shape = (4, 4, 1)
-    """Voxels of the grid in a voxel that is refined, along x, y, z (lambda, section 4.1)."""
+    """Voxels of the grid in a voxel that is refined, along x, y, z (lambda, section 4.1); where they do not divide it,
+    refined voxels are a little smaller, and as many as reach all."""
     refinement: RefinementConfig = field(default_factory=RefinementConfig)
     """Of the coarse volume."""
     skip: bool = False
@@ -40,9 +41,9 @@ class DrOcc(BevDet4d):
         """Make the model.
 
         Raises:
-            ValueError: If the coarsening does not divide the grid, or sizes do not fit together.
+            ValueError: If sizes do not fit together.
         """
-        coarse = grid.coarsen(config.coarsening)
+        coarse = grid.with_fewer_voxels(config.coarsening)
         super().__init__(config.baseline, grid, label_space)
         self.needs = replace(config.refinement.needs, true_depth=True)
         self.refinement = config.refinement.build(
