@@ -128,6 +128,12 @@ def test_the_command_tells_the_published_number_of_parameters(name: str, capsys:
         assert parameters["published"] == parameters["trainable"] + sum(parameters["left_out"].values())
 
 
+def test_the_command_tells_bevdets_number_of_parameters(capsys: pytest.CaptureFixture[str]):
+    assert run(["benchmark", "bevdet4d-occ3d", "--parameters-only", "--json"]) == 0
+    parameters = json.loads(capsys.readouterr().out)["parameters"]
+    assert parameters["trainable"] == 34_969_712  # reference drocc 0.6
+
+
 @pytest.mark.real_data
 def test_the_published_numbers_are_those_of_the_published_tensors(real_data: Path):
     for (name, published), table in zip(PUBLISHED.items(), TABLES, strict=True):
@@ -197,7 +203,7 @@ def test_no_other_recipe_has_released_parts():
     for name in RECIPES.keys() - DETAILS.keys():
         assert "released" not in name.casefold()
         assert "Released" not in repr(resolve(name))
-        assert to_json(resolve(name).data)["image_fit"] != "released-width"
+        assert to_json(resolve(name).data).get("image_fit") != "released-width"
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -9,13 +9,15 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from occloom.data.kitti360 import Kitti360Config
+from occloom.data.occ3d import Occ3dConfig
 from occloom.data.semantickitti import SemanticKittiConfig
-from occloom.engine.config import OneCycle, Recipe, TrainConfig
+from occloom.engine.config import Constant, OneCycle, Recipe, TrainConfig
 from occloom.errors import InputError
 from occloom.lifting.depth import DepthPlanes
 from occloom.losses.voxnt import Refinement
-from occloom.metrics.protocols import SSCBENCH
+from occloom.metrics.protocols import OCC3D, SSCBENCH
 from occloom.models.baseline import BaselineConfig
+from occloom.models.bevdet4d import BevDet4dConfig, LiftingConfig
 from occloom.models.voxdet import DetectorConfig, FactorisedClasses, LossWeights
 from occloom.models.voxdet_camera import PixelCentres, SmallTrunk, VoxDetConfig
 from occloom.models.voxdet_lidar import VoxDetLConfig
@@ -280,6 +282,62 @@ def voxdet_l_town() -> Recipe:
     )
 
 
+def bevdet4d_occ3d() -> Recipe:
+    """BEVDet4D-stereo-Occ on Occ3D-nuScenes, as released: ResNet-50, 256x704, two frames and a stereo reference."""
+    return Recipe(
+        name="bevdet4d-occ3d",
+        model=BevDet4dConfig(),
+        data=Occ3dConfig(root=Path("nuscenes")),
+        train=TrainConfig(
+            steps=21_096,  # 24 epochs of 28,130 keyframes
+            batch_size=32,
+            learning_rate=1e-4,
+            weight_decay=0.01,
+            schedule=Constant(),
+            clip_norm=5.0,
+            ema_decay=0.999,
+            workers=4,
+            validate_every=2637,
+            trunk_weights="imagenet",
+        ),
+        protocol=OCC3D,
+    )
+
+
+def bevdet4d_town() -> Recipe:
+    """BEVDet4D's small twin on a town in the nuScenes layout (`occloom town --layout nuscenes`), voxels of 0.8 m."""
+    return Recipe(
+        name="bevdet4d-town",
+        model=BevDet4dConfig(
+            lifting=LiftingConfig(
+                trunk=SmallTrunk(),
+                image_channels=64,
+                feature_stride=8,
+                depth_channels=64,
+                pyramid_channels=32,
+                planes=DepthPlanes(near=1.5, step=1.0, count=44),
+                channels=16,
+            ),
+            volume_channels=(16, 32, 64),
+            volume_blocks=(1, 1, 2),
+            channels=16,
+            hidden=32,
+        ),
+        data=Occ3dConfig(root=Path("town-surround"), image_size=(96, 256), label_scale=2),
+        train=TrainConfig(
+            steps=1000,
+            batch_size=2,
+            learning_rate=1e-3,
+            weight_decay=0.01,
+            schedule=OneCycle(warmup=0.05),
+            clip_norm=5.0,
+            ema_decay=0.99,
+            validate_every=500,
+        ),
+        protocol=OCC3D,
+    )
+
+
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "baseline-town": baseline_town,
     "baseline-semantickitti": baseline_semantickitti,
@@ -294,6 +352,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "voxdet-l-semantickitti": voxdet_l_semantickitti,
     "voxdet-l-semantickitti-released": voxdet_l_semantickitti_released,
     "voxdet-l-town": voxdet_l_town,
+    "bevdet4d-occ3d": bevdet4d_occ3d,
+    "bevdet4d-town": bevdet4d_town,
 }
 
 
