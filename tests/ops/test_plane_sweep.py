@@ -39,9 +39,9 @@ def views(images=3, channels=5, size=(6, 9), stride=4, seed=0):
     features, others = torch.randn(2, images, channels, *size, generator=generator)
     height, width = size[0] * stride, size[1] * stride
     intrinsics = torch.tensor([[0.7 * width, 0.0, width / 2], [0.0, 0.7 * width, height / 2], [0, 0, 1]])
-    # Pictures may be scaled, skewed and mirrored.
+    # Pictures may be scaled, turned and mirrored.
     done = torch.eye(3).repeat(images, 1, 1)
-    done[0, :2, :2] = torch.tensor([[1.1, 0.1], [0.0, 0.9]])
+    done[0, :2, :2] = torch.tensor([[1.1, 0.1], [-0.08, 0.9]])
     done[-1, 0] = torch.tensor([-1.0, 0.0, width - 1.0])
     motions = [(turned(0.1 * m, 0.03), torch.tensor([0.2, 0.05 * m, -0.8])) for m in range(images)]
     return {
