@@ -4,6 +4,7 @@ import fcntl
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,25 +32,47 @@ def tiny_town(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A town of three sequences of two frames in the SemanticKITTI layout, made once a run; do not write into it."""
     from occloom.town.write import write_town
 
+    def write(root: Path) -> None:
+        write_town(
+            root,
+            sequences=3,
+            frames=2,
+            image_size=(96, 320),
+            seed=7,
+            following_scans=4,
+            labels="scans",
+            workers=1,
+        )
+
+    return made_once(tmp_path_factory, "tiny_town", write)
+
+
+@pytest.fixture(scope="session")
+def tiny_surround_town(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A surround town in the layout of nuScenes, made once a run; do not write into it.
+
+    scene-0000 is of the train split and scene-0001 of the val split; both have two keyframes with pictures of 72x128.
+    """
+    from occloom.town.surround_write import write_surround_town
+
+    def write(root: Path) -> None:
+        write_surround_town(root, sequences=1, val_sequences=1, frames=2, image_size=(72, 128), seed=7)
+
+    return made_once(tmp_path_factory, "tiny_surround_town", write)
+
+
+def made_once(tmp_path_factory: pytest.TempPathFactory, name: str, write: Callable[[Path], object]) -> Path:
+    """A folder that one test process writes, and that all of a run read."""
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    town, partial = shared / "tiny_town", tmp_path_factory.mktemp("partial") / "tiny_town"
-    with (shared / "tiny_town.lock").open("w") as lock:
+    place, partial = shared / name, tmp_path_factory.mktemp("partial") / name
+    with (shared / f"{name}.lock").open("w") as lock:
         # The first process writes while the others wait here; the lock is freed even if the writer dies.
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not town.exists():
-            write_town(
-                partial,
-                sequences=3,
-                frames=2,
-                image_size=(96, 320),
-                seed=7,
-                following_scans=4,
-                labels="scans",
-                workers=1,
-            )
-            partial.rename(town)
-    return town
+        if not place.exists():
+            write(partial)
+            partial.rename(place)
+    return place
 
 
 @pytest.fixture(scope="session")

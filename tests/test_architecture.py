@@ -61,7 +61,7 @@ ALLOWED = {
     "labels": BASE | {"geometry", "cache", "rays"},
     "town": BASE
     | {"geometry", "labels", "rays"}
-    | {"data.kitti_files", "data.kitti360_files", "data.label_spaces", "data.label_files"},
+    | {"data.kitti_files", "data.kitti360_files", "data.label_spaces", "data.label_files", "data.occ3d_labels"},
     "viewer": {"errors", "grid", "scene", "rays"},
     "recipes": EVERYTHING_BELOW_RECIPES | {"engine.config"},
     "inference": EVERYTHING_BELOW_RECIPES | {"engine", "engine.config", "recipes"},

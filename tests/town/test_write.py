@@ -1,7 +1,5 @@
 import json
 import shutil
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +8,7 @@ import pytest
 import occloom.town.write as module
 from occloom.errors import InputError
 from occloom.town.mesh import World
-from occloom.town.write import sequence_seed, write_town
+from occloom.town.write import write_town
 
 TINY: dict[str, Any] = {"frames": 1, "image_size": (16, 48), "seed": 5, "following_scans": 1}
 
@@ -107,22 +105,3 @@ def test_numbers_that_make_no_town_are_refused(tmp_path: Path, wrong: dict[str, 
     with pytest.raises(InputError):
         write_town(tmp_path / "town", **{"sequences": 1, **TINY, **wrong})
     assert not (tmp_path / "town").exists()
-
-
-def test_seeds_of_sequences_differ_and_depend_on_both_numbers() -> None:
-    seeds = {sequence_seed(seed, number) for seed in range(20) for number in range(50)}
-    assert len(seeds) == 1000
-
-
-def test_a_killed_worker_gives_a_line_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Killed(ThreadPoolExecutor):
-        def __init__(self, max_workers: int, mp_context: object) -> None:
-            super().__init__(max_workers)
-
-    def die(*args: object) -> None:
-        raise BrokenProcessPool
-
-    monkeypatch.setattr(module, "ProcessPoolExecutor", Killed)
-    monkeypatch.setattr(module, "_make_sequence", die)
-    with pytest.raises(InputError, match=r"killed.*repeat the command"):
-        write_town(tmp_path / "town", sequences=2, workers=2, **TINY)

@@ -1,6 +1,7 @@
 """`occloom town`: writes the procedural driving world to disk."""
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,8 +10,14 @@ from rich.console import Console
 from rich.table import Table
 
 from occloom.engine.logs import progress_bar
+from occloom.errors import InputError
+from occloom.town.nuscenes_tables import SCENES
 from occloom.town.shares import ClassShares, class_shares
+from occloom.town.surround_write import IMAGE_SIZE, write_surround_town
 from occloom.town.write import LAYOUTS, write_town
+
+STEREO_IMAGE_SIZE = (96, 320)
+Layout = Literal["semantickitti", "kitti360", "nuscenes"]
 
 
 def town(
@@ -18,7 +25,7 @@ def town(
     *,
     sequences: int = 4,
     frames: int = 10,
-    image_size: tuple[int, int] = (96, 320),
+    image_size: tuple[int, int] | None = None,
     seed: int = 0,
     following_scans: int = 70,
     labels: Literal["scans", "exact"] = "scans",
@@ -26,59 +33,95 @@ def town(
     first_sequence: int = 0,
     image_every: int = 5,
     scan_every: int = 5,
-    layout: Literal["semantickitti", "kitti360"] = "semantickitti",
+    layout: Layout = "semantickitti",
+    val_sequences: int = 0,
+    sweeps: Literal["none", "lidar", "all"] = "none",
 ) -> None:
-    """Write a town: streets with labelled scans, stereo pictures and voxels, in the layout of a benchmark.
+    """Write a town: streets with labelled scans, pictures and voxels, in the layout of a benchmark.
 
     The same settings give the same bytes, whatever the number of workers. An interrupted run is continued by the same
     command; sequences that are there already are kept.
 
     Args:
-        out: Folder to write: `sequences/NN/...` (kitti360: `data_2d_raw/...` and `data_3d_raw/...`) and `town.json`,
-            the record of the settings.
-        sequences: How many sequences.
-        frames: Labelled frames a sequence, half a second apart (every fifth scan).
-        image_size: Height and width of the pictures, pixels.
+        out: Folder to write: `sequences/NN/...` (kitti360: `data_2d_raw/...` and `data_3d_raw/...`; nuscenes:
+            `samples/...`, `gts/...` and tables) and `town.json`, the record of the settings.
+        sequences: How many sequences (nuscenes: scenes of the train split).
+        frames: Labelled frames a sequence, half a second apart (every fifth scan of KITTI's layouts).
+        image_size: Height and width of the pictures, pixels; 96 320, or with nuscenes 225 400, unless given.
         seed: Of the whole town; another seed is another town.
-        following_scans: Scans after a frame that add to its voxel labels. SemanticKITTI has 70; 15 is faster and
-            leaves more of the world unlabelled.
+        following_scans: Scans after a frame that add to its voxel labels (not nuscenes). SemanticKITTI has 70; 15 is
+            faster and leaves more of the world unlabelled.
         labels: `scans` for the official rule, tubes behind moving things included; `exact` for the true surfaces at
             the moment of the frame.
         workers: Processes; a sequence is made by one.
         first_sequence: Number of the first sequence; 08 is SemanticKITTI's validation sequence.
-        image_every: Scans from one stereo pair to the next; 1 gives all of them, for models that look at video.
-        scan_every: Scans from one velodyne file to the next.
-        layout: Whose files, classes and cameras: SemanticKITTI's, or `kitti360` for SSCBench-KITTI-360's (drive 00NN
-            is sequence NN; its pictures have 1408x376 pixels, so a quarter is `--image-size 94 352`).
+        image_every: Scans from one stereo pair to the next; 1 gives all of them, for models that look at video (not
+            nuscenes).
+        scan_every: Scans from one velodyne file to the next (not nuscenes).
+        layout: Whose files, classes and cameras: SemanticKITTI's, `kitti360` for SSCBench-KITTI-360's (drive 00NN
+            is sequence NN; its pictures have 1408x376 pixels, so a quarter is `--image-size 94 352`), or `nuscenes`
+            for nuScenes with Occ3D's labels, six cameras around.
+        val_sequences: How many more scenes for the val split, with the numbers after those of `sequences` (nuscenes).
+        sweeps: Files between the keyframes (nuscenes): none, the LiDAR's (20 a second), or the cameras' (12) too.
     """
-    console = Console()
-    names = [f"{number:02d}" for number in range(first_sequence, first_sequence + sequences)]
-    there = {folder for name in names if (folder := LAYOUTS[layout].folders(out, name)[-1]).is_dir()}
-    started = time.perf_counter()
+    _refuse_foreign(layout, (val_sequences, sweeps) != (0, "none"), (following_scans, image_every, scan_every))
+    console, started = Console(), time.perf_counter()
+    there = _complete(out, layout, range(first_sequence, first_sequence + sequences))
     with progress_bar() as bar:
-        task = bar.add_task("making streets", total=sequences * frames)
-        folders = write_town(
+        task = bar.add_task("making streets", total=(sequences + val_sequences) * frames)
+        write = (
+            partial(write_surround_town, val_sequences=val_sequences, sweeps=sweeps)
+            if layout == "nuscenes"
+            else partial(
+                write_town,
+                following_scans=following_scans,
+                image_every=image_every,
+                scan_every=scan_every,
+                layout=layout,
+            )
+        )
+        folders = write(
             out,
             sequences=sequences,
             frames=frames,
-            image_size=image_size,
+            image_size=image_size or (IMAGE_SIZE if layout == "nuscenes" else STEREO_IMAGE_SIZE),
             seed=seed,
-            following_scans=following_scans,
             labels=labels,
             workers=workers,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
             first_sequence=first_sequence,
-            image_every=image_every,
-            scan_every=scan_every,
-            layout=layout,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     seconds = time.perf_counter() - started
-    made = sum(folder not in there for folder in folders)
+    made = sum(folder.name not in there for folder in folders)
     if made:
         console.print(f"made {made * frames} frames in {seconds:.1f} s, {seconds / (made * frames):.2f} s a frame")
     if made < len(folders):
         console.print(f"kept {len(folders) - made} sequences that were there already")
     console.print(shares_table(class_shares(out)))
+
+
+def _complete(out: Path, layout: Layout, numbers: range) -> set[str]:
+    """Names of the folders of sequences that are there already."""
+    if layout == "nuscenes":
+        return {path.stem for path in (out / SCENES).glob("*/*.json")}
+    folders = [LAYOUTS[layout].folders(out, f"{number:02d}")[-1] for number in numbers]
+    return {folder.name for folder in folders if folder.is_dir()}
+
+
+def _refuse_foreign(layout: Layout, surround_options: bool, stereo_options: tuple[int, int, int]) -> None:
+    """Refuses options of the other kind of layout, rather than to leave them out."""
+    if layout != "nuscenes" and surround_options:
+        raise InputError(
+            "--val-sequences and --sweeps are options of --layout nuscenes",
+            rule=f"the layout is {layout}",
+            remedy="leave them out; the validation sequence is 08, made with --first-sequence 8",
+        )
+    if layout == "nuscenes" and stereo_options != (70, 5, 5):
+        raise InputError(
+            "--following-scans, --image-every and --scan-every are options of KITTI's layouts",
+            rule="the layout is nuscenes",
+            remedy="leave them out; --sweeps writes files between the keyframes",
+        )
 
 
 def shares_table(shares: ClassShares) -> Table:

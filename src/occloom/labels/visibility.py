@@ -21,7 +21,7 @@ def occupied_rays(filled: Bool[np.ndarray, "X Y Z"], sensors: Float[np.ndarray, 
         sensors: places, in the ego frame of the grid, metres.
         grid: the voxels.
     """
-    places = _in_voxels(sensors, grid)
+    places = in_voxels(sensors, grid)
     lowest, highest = places.min(axis=0), places.max(axis=0)
     quads = []
     for axis in range(3):
@@ -50,8 +50,8 @@ def unseen(
         grid: the voxels.
     """
     hidden = np.flatnonzero(candidates)
-    centres = _centres(hidden, candidates.shape)
-    for place in _in_voxels(sensors, grid)[_far_apart(len(sensors))]:
+    centres = voxel_centres(hidden, candidates.shape)
+    for place in in_voxels(sensors, grid)[_far_apart(len(sensors))]:
         # The direction reaches from the centre to the sensor, so the sensor lies at distance 1.
         blocked = rays.blocked(centres, place - centres, np.ones(len(centres), np.float32))
         hidden, centres = hidden[blocked], centres[blocked]
@@ -85,10 +85,10 @@ def never_seen(
     border = (_widened(~filled & ~left) & left).reshape(-1)
     left = left.reshape(-1)
     steps = _neighbour_steps(grid)
-    for place in _in_voxels(sensors[order[2:]], grid):
+    for place in in_voxels(sensors[order[2:]], grid):
         candidates = np.flatnonzero(border)
         while len(candidates):
-            centres = _centres(candidates, grid.shape)
+            centres = voxel_centres(candidates, grid.shape)
             new = candidates[~rays.blocked(centres, place - centres, np.ones(len(centres), np.float32))]
             left[new] = border[new] = False
             around = (new[:, None] + steps).reshape(-1).clip(0, len(left) - 1)
@@ -119,12 +119,12 @@ def _far_apart(count: int) -> Int64[np.ndarray, " S"]:
     return np.array(order, np.int64)
 
 
-def _in_voxels(places: Float[np.ndarray, "S 3"], grid: VoxelGrid) -> Float32[np.ndarray, "S 3"]:
+def in_voxels(places: Float[np.ndarray, "S 3"], grid: VoxelGrid) -> Float32[np.ndarray, "S 3"]:
     """Places in voxel units, 0 at the lower corner of the grid."""
     return ((places - np.array(grid.lower)) / np.array(grid.voxel_size)).astype(np.float32)
 
 
-def _centres(flat: Int64[np.ndarray, " V"], shape: tuple[int, ...]) -> Float32[np.ndarray, "V 3"]:
+def voxel_centres(flat: Int64[np.ndarray, " V"], shape: tuple[int, ...]) -> Float32[np.ndarray, "V 3"]:
     """Centres of voxels in voxel units."""
     index = np.stack(np.unravel_index(flat, shape), axis=1).astype(np.float32)
     return index + np.float32(0.5)

@@ -1,13 +1,13 @@
-"""A spinning LiDAR like KITTI's: 64 beams, ten turns a second, about 120 000 returns with remission.
+"""Spinning LiDARs: KITTI's with 64 beams and about 120 000 returns a turn, nuScenes' with 32 and about 30 000.
 
-Points are in the ego (velodyne) frame, metres. KITTI's odometry scans come motion-compensated, so one pose serves a
+Points are in the frame of the sensor, metres. KITTI's odometry scans come motion-compensated, so one pose serves a
 whole turn and movers stand still during it.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, UInt32
+from jaxtyping import Bool, Float32, Float64, UInt8, UInt32
 
 from occloom.town.materials import Material
 from occloom.town.mesh import Mesh
@@ -40,12 +40,14 @@ class Scan:
     """One turn of a LiDAR.
 
     Attributes:
-        points: x, y, z in the ego frame, metres, and the remission in [0, 1].
+        points: x, y, z in the frame of the sensor, metres, and the remission in [0, 1].
         label: raw ids in the lower 16 bits, instance ids in the upper 16.
+        beam: which beam each point belongs to, 0 the highest.
     """
 
     points: Float32[np.ndarray, "P 4"]
     label: UInt32[np.ndarray, " P"]
+    beam: UInt8[np.ndarray, " P"]
 
 
 def hdl64() -> Lidar:
@@ -53,19 +55,36 @@ def hdl64() -> Lidar:
     return Lidar(np.radians(np.concatenate([np.linspace(2.0, -8.33, 32), np.linspace(-8.83, -24.8, 32)])))
 
 
+def hdl32() -> Lidar:
+    """The HDL-32E of nuScenes: 32 beams every four thirds of a degree from +10.67 down to -30.67."""
+    return Lidar(np.radians(np.linspace(10.67, -30.67, 32)), num_azimuths=1085)
+
+
 def cast_scan(rays: WorldRays, *, lidar: Lidar, time: float, rng: np.random.Generator) -> Scan:
-    """Turns the sensor once at the pose of the ego car at `time` seconds.
+    """Turns the sensor once in the place of KITTI's velodyne; arguments as for `cast_scan_at`."""
+    return cast_scan_at(rays, lidar=lidar, time=time, world_from_lidar=rays.world.world_from_ego(time), rng=rng)
+
+
+def cast_scan_at(
+    rays: WorldRays,
+    *,
+    lidar: Lidar,
+    time: float,
+    world_from_lidar: Float64[np.ndarray, "4 4"],
+    rng: np.random.Generator,
+) -> Scan:
+    """Turns the sensor once at a pose.
 
     Args:
         rays: the world.
-        lidar: the sensor; it sits in the origin of the ego frame.
+        lidar: the sensor; z is its axis.
         time: seconds since the start of the drive.
+        world_from_lidar: where the sensor is.
         rng: draws the phase of the turn, noise and losses.
     """
-    world_from_ego = rays.world.world_from_ego(time)
     directions = _directions(lidar, rng)
-    towards = (directions @ world_from_ego[:3, :3].T).astype(np.float32)
-    origins = np.broadcast_to(world_from_ego[:3, 3].astype(np.float32), towards.shape)
+    towards = (directions @ world_from_lidar[:3, :3].T).astype(np.float32)
+    origins = np.broadcast_to(world_from_lidar[:3, 3].astype(np.float32), towards.shape)
     hits = rays.nearest(time, origins, towards)
     near = np.flatnonzero((hits.face >= 0) & (hits.distance < lidar.max_range))
     face, distance = hits.face[near], hits.distance[near]
@@ -77,11 +96,12 @@ def cast_scan(rays: WorldRays, *, lidar: Lidar, time: float, rng: np.random.Gene
     remission = np.clip(strength[kept] * rng.normal(1.0, 0.12, count) + rng.normal(0.0, 0.01, count), 0.0, 0.99)
     points = np.column_stack([directions[near[kept]] * measured[:, None], np.round(remission, 2)]).astype(np.float32)
     label = rays.faces.label[face[kept]].astype(np.uint32)
-    return Scan(points, label | rays.faces.instance[face[kept]].astype(np.uint32) << np.uint32(16))
+    beam = (near[kept] // lidar.num_azimuths).astype(np.uint8)
+    return Scan(points, label | rays.faces.instance[face[kept]].astype(np.uint32) << np.uint32(16), beam)
 
 
 def _directions(lidar: Lidar, rng: np.random.Generator) -> Float64[np.ndarray, "R 3"]:
-    """Unit directions in the ego frame, beam by beam, with the phase of the turn and a wobble of each firing."""
+    """Unit directions in the frame of the sensor, beam by beam, with the phase of the turn and each firing's wobble."""
     step = 2.0 * np.pi / lidar.num_azimuths
     shape = (len(lidar.elevations), lidar.num_azimuths)
     offset = 0.5 * step * np.arange(shape[0])[:, None] % step  # neighbouring beams do not fire in line

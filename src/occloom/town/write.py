@@ -1,27 +1,19 @@
 """A whole town on disk: sequences written side by side, each finished or not there at all."""
 
-import json
-import multiprocessing
-import os
 import shutil
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Literal, NoReturn
-
-import numpy as np
+from typing import Literal
 
 from occloom.errors import InputError
 from occloom.town.kitti360_writer import Kitti360Layout
 from occloom.town.semantickitti_writer import LabelRule, SemanticKittiLayout, TownLayout, TownSettings, write_sequence
+from occloom.town.sequences import claim, draft_folder, make_sequences, sequence_seed
 from occloom.town.world import build_world
 
 VERSION = 1  # of the town: raised when the same settings give other bytes
-RECORD = "town.json"
-POLL_SECONDS = 0.3
 LayoutName = Literal["semantickitti", "kitti360"]
 LAYOUTS: dict[LayoutName, TownLayout] = {"semantickitti": SemanticKittiLayout(), "kitti360": Kitti360Layout()}
 
@@ -74,7 +66,9 @@ def write_town(
     """
     settings = TownSettings(seed, frames, image_size, following_scans, labels, image_every, scan_every)
     _check(sequences, first_sequence, workers, settings)
-    _claim(root, settings, layout)
+    # SemanticKITTI's layout goes without saying, as in towns that were written before there was another.
+    named = {} if layout == "semantickitti" else {"layout": layout}
+    claim(root, {"version": VERSION, **named, **asdict(settings)})
     places = LAYOUTS[layout]
     names = [f"{number:02d}" for number in range(first_sequence, first_sequence + sequences)]
     folders = [places.folders(root, name)[-1] for name in names]
@@ -84,28 +78,20 @@ def write_town(
     def report() -> None:
         if progress is not None:
             pairs = zip(names, folders, strict=True)
-            there = [folder if folder.is_dir() else _draft(root, name) for name, folder in pairs]
+            there = [folder if folder.is_dir() else draft_folder(root, name) for name, folder in pairs]
             progress(sum(len(list(folder.rglob("voxels/*.invalid"))) for folder in there), total)
 
-    if workers == 1 or len(missing) == 1:
-        for name in missing:
-            _make_sequence(root, name, settings, layout, report)
-    elif missing:
-        _make_in_processes(root, missing, settings, layout, workers, report)
+    make = partial(_make_sequence, root, settings, layout)
+    make_sequences(root, missing, make, workers=workers, report=report)
     report()
     return folders
 
 
-def sequence_seed(seed: int, sequence: int) -> int:
-    """The seed of a sequence's world, from the seed of the town and the number of the sequence alone."""
-    return int(np.random.SeedSequence((seed, sequence)).generate_state(1)[0])
-
-
 def _make_sequence(
-    root: Path, name: str, settings: TownSettings, layout: LayoutName, after_frame: Callable[[], None]
+    root: Path, settings: TownSettings, layout: LayoutName, name: str, after_frame: Callable[[], None]
 ) -> None:
     """Writes one sequence to a draft and moves it to its place."""
-    draft, places = _draft(root, name), LAYOUTS[layout]
+    draft, places = draft_folder(root, name), LAYOUTS[layout]
     shutil.rmtree(draft, ignore_errors=True)
     world = build_world(seed=sequence_seed(settings.seed, int(name)), duration=settings.duration)
     write_sequence(draft, name, world, settings, after_frame=after_frame, layout=places)
@@ -114,64 +100,6 @@ def _make_sequence(
         place.parent.mkdir(exist_ok=True)
         made.rename(place)
     shutil.rmtree(draft)
-
-
-def _make_in_processes(
-    root: Path,
-    names: list[str],
-    settings: TownSettings,
-    layout: LayoutName,
-    workers: int,
-    report: Callable[[], None],
-) -> None:
-    """Writes sequences side by side; fresh processes, so that nothing of this one leaks into the bytes."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(names)), mp_context=context) as pool:
-        with _one_thread_each():
-            pending = {pool.submit(_make_sequence, root, name, settings, layout, _nothing) for name in names}
-        while pending:
-            done, pending = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_EXCEPTION)
-            failed = [future for future in done if future.exception() is not None]
-            if failed:
-                pool.shutdown(cancel_futures=True)
-                _raise(failed[0].exception(), root)
-            report()
-
-
-def _raise(error: BaseException | None, root: Path) -> NoReturn:
-    """Raises what stopped a worker; one that was killed left no words of its own."""
-    if isinstance(error, BrokenProcessPool):
-        raise InputError(
-            "a worker process was killed",
-            where=root,
-            rule="each worker needs about 700 MB of memory",
-            remedy="repeat the command to go on, with fewer workers if memory was short",
-        ) from error
-    assert error is not None
-    raise error
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Processes started within compute on one thread each: they share the cores already."""
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = before
-
-
-def _nothing() -> None:
-    """After a frame in a worker: the parent counts files."""
-
-
-def _draft(root: Path, name: str) -> Path:
-    """Where a sequence is written until it is complete."""
-    return root / f".draft-{name}"
 
 
 def _check(sequences: int, first_sequence: int, workers: int, settings: TownSettings) -> None:
@@ -195,23 +123,3 @@ def _check(sequences: int, first_sequence: int, workers: int, settings: TownSett
         raise InputError(
             f"sequences up to {first_sequence + sequences - 1} are asked for", rule="the layout has 00 to 99"
         )
-
-
-def _claim(root: Path, settings: TownSettings, layout: LayoutName) -> None:
-    """Records the settings in an empty folder, or makes sure that a town there has the same."""
-    record = root / RECORD
-    # SemanticKITTI's layout goes without saying, as in towns that were written before there was another.
-    named = {} if layout == "semantickitti" else {"layout": layout}
-    text = json.dumps({"version": VERSION, **named, **asdict(settings)}, indent=2) + "\n"
-    if record.is_file():
-        if record.read_text() != text:
-            raise InputError(
-                "the folder holds a town of other settings or another version",
-                where=record,
-                remedy="choose another folder, or repeat the settings it records to add or finish sequences",
-            )
-        return
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise InputError("the folder is not empty and not a town", where=root, remedy="choose a new or empty folder")
-    root.mkdir(parents=True, exist_ok=True)
-    record.write_text(text)

@@ -1,0 +1,1 @@
+def test_x(tiny_surround_town): print(tiny_surround_town)
