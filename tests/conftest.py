@@ -56,7 +56,9 @@ def tiny_surround_town(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from occloom.town.surround_write import write_surround_town
 
     def write(root: Path) -> None:
-        write_surround_town(root, sequences=1, val_sequences=1, frames=2, image_size=(72, 128), seed=7)
+        write_surround_town(
+            root, sequences=1, val_sequences=1, frames=2, image_size=(72, 128), seed=7, label_seconds=0.5
+        )
 
     return made_once(tmp_path_factory, "tiny_surround_town", write)
 

@@ -35,6 +35,7 @@ def town(
     scan_every: int = 5,
     layout: Layout = "semantickitti",
     val_sequences: int = 0,
+    label_seconds: float = 3.0,
     sweeps: Literal["none", "lidar", "all"] = "none",
 ) -> None:
     """Write a town: streets with labelled scans, pictures and voxels, in the layout of a benchmark.
@@ -62,15 +63,18 @@ def town(
             is sequence NN; its pictures have 1408x376 pixels, so a quarter is `--image-size 94 352`), or `nuscenes`
             for nuScenes with Occ3D's labels, six cameras around.
         val_sequences: How many more scenes for the val split, with the numbers after those of `sequences` (nuscenes).
+        label_seconds: Drive before the first and after the last keyframe whose scans add to the labels (nuscenes).
         sweeps: Files between the keyframes (nuscenes): none, the LiDAR's (20 a second), or the cameras' (12) too.
     """
-    _refuse_foreign(layout, (val_sequences, sweeps) != (0, "none"), (following_scans, image_every, scan_every))
+    _refuse_foreign(
+        layout, (val_sequences, label_seconds, sweeps) != (0, 3.0, "none"), (following_scans, image_every, scan_every)
+    )
     console, started = Console(), time.perf_counter()
     there = _complete(out, layout, range(first_sequence, first_sequence + sequences))
     with progress_bar() as bar:
         task = bar.add_task("making streets", total=(sequences + val_sequences) * frames)
         write = (
-            partial(write_surround_town, val_sequences=val_sequences, sweeps=sweeps)
+            partial(write_surround_town, val_sequences=val_sequences, label_seconds=label_seconds, sweeps=sweeps)
             if layout == "nuscenes"
             else partial(
                 write_town,
@@ -112,7 +116,7 @@ def _refuse_foreign(layout: Layout, surround_options: bool, stereo_options: tupl
     """Refuses options of the other kind of layout, rather than to leave them out."""
     if layout != "nuscenes" and surround_options:
         raise InputError(
-            "--val-sequences and --sweeps are options of --layout nuscenes",
+            "--val-sequences, --label-seconds and --sweeps are options of --layout nuscenes",
             rule=f"the layout is {layout}",
             remedy="leave them out; the validation sequence is 08, made with --first-sequence 8",
         )

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Float32, Float64
 from occloom.grid import VoxelGrid
 from occloom.labels.visibility import in_voxels, voxel_centres
 
-STEPS_PER_VOXEL = 2.5  # along a beam; a corner of which a beam cuts less than 0.4 voxels may be missed
+STEPS_PER_VOXEL = 4.0  # along a beam; a corner of which a beam cuts less than a quarter may be missed
 BEAMS_AT_ONCE = 1 << 14  # bounds memory
 NEAREST_DEPTH = 1e-2  # of what a camera sees, metres
 TOLERANCE = 0.05  # of the surface's depth, metres

@@ -11,6 +11,7 @@ GROUND = (ROAD, PARKING, SIDEWALK, OTHER_GROUND, MARKING, TERRAIN)
 MARGIN = 0.25  # kept free around a thing, metres
 UNEVEN = 0.35  # most that the ground under a thing may differ in height, metres
 STEP = 0.5  # between the rays that look for things, metres
+UPRIGHT = 0.5  # height over the ground at which fences and walls are looked for, metres
 LOOKING_DOWN = 25.0  # they start so high above the ground, metres
 EYE, MIDDLE = 1.84, 0.9  # heights of the LiDAR and of what it must see of a thing, metres
 _EGO_BOX = np.array([[-1.4, -1.05, 0.0], [3.9, 1.05, 2.0]])  # of the ego car about its rear axle
@@ -76,7 +77,12 @@ class FreeGround:
         hits = self._rays.nearest(above, down)
         if (hits.face < 0).any() or not np.isin(self._static.label[hits.face], ground).all():
             return False
-        return bool((np.abs(hits.distance - LOOKING_DOWN) < UNEVEN).all())
+        if (np.abs(hits.distance - LOOKING_DOWN) > UNEVEN).any():
+            return False
+        # Between the rays from above a fence may hide: nothing upright may cross the footprint either.
+        low = points.astype(np.float32) + np.array([0.0, 0.0, UPRIGHT], np.float32)
+        across = low[::-1] - low
+        return not self._rays.blocked(low, across, np.ones(len(low), np.float32)).any()
 
     def _in_the_way(self, points: Float64[np.ndarray, "P 3"]) -> bool:
         for object_from_world, box in self._taken:

@@ -1,7 +1,7 @@
 """One scene of the town, file by file, in the layout of nuScenes with Occ3D's labels.
 
-The drive begins three seconds before the first keyframe and ends three seconds after the last: ten scans a second of
-all of it make the labels. Keyframes are half a second apart; a camera takes its picture when the LiDAR's beam passes.
+The drive begins some seconds before the first keyframe and ends as long after the last: ten scans a second of all of it
+make the labels. Keyframes are half a second apart; a camera takes its picture when the LiDAR's beam passes.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,6 @@ from occloom.town.semantickitti_writer import LabelRule
 
 Sweeps = Literal["none", "lidar", "all"]
 Split = Literal["train", "val"]
-LEAD = TAIL = 3.0  # seconds of drive before the first and after the last keyframe, for labels
 TURN = 50_000  # of the LiDAR, microseconds
 TURNS_PER_LABEL_SCAN = 2
 TURNS_PER_KEYFRAME = 10
@@ -36,7 +35,6 @@ PICTURES_PER_KEYFRAME = 6  # twelve a second
 SAMPLES_PER_PIXEL = 2  # pictures are made smaller before a network sees them
 JPEG_QUALITY = 92
 DEPTH = "depth/town-exact"
-_FIRST = round(LEAD * 1e6) // TURN  # the turn of the first keyframe
 
 
 @dataclass(frozen=True)
@@ -51,18 +49,35 @@ class SurroundSettings:
     """Height and width of the pictures, pixels."""
     labels: LabelRule
     """`scans`: accumulated LiDAR; `exact`: true surfaces at the moment of the keyframe."""
+    label_seconds: float
+    """Drive before the first and after the last keyframe, whose scans add to the labels."""
     sweeps: Sweeps
     """Files between the keyframes: none, those of the LiDAR (20 a second), or those of the cameras (12) too."""
 
     @property
-    def duration(self) -> float:
-        """Seconds of drive."""
-        return LEAD + 0.5 * (self.frames - 1) + TAIL
+    def first_turn(self) -> int:
+        """Turn of the LiDAR at the first keyframe."""
+        return round(self.label_seconds * 1e6 / TURN)
+
+    @property
+    def last_turn(self) -> int:
+        """Turn of the LiDAR at the last keyframe."""
+        return self.first_turn + TURNS_PER_KEYFRAME * (self.frames - 1)
 
     @property
     def stretch(self) -> tuple[float, float]:
         """First and last keyframe, seconds."""
-        return LEAD, self.duration - TAIL
+        return self.first_turn * TURN / 1e6, self.last_turn * TURN / 1e6
+
+    @property
+    def duration(self) -> float:
+        """Seconds of drive."""
+        return (self.first_turn + self.last_turn) * TURN / 1e6
+
+    def frame_of(self, turn: int) -> int | None:
+        """The keyframe of a turn of the LiDAR, None of a turn between keyframes or outside their stretch."""
+        frame, rest = divmod(turn - self.first_turn, TURNS_PER_KEYFRAME)
+        return frame if rest == 0 and 0 <= frame < self.frames else None
 
 
 def write_scene(
@@ -114,23 +129,26 @@ class _Scene:
 
     def drive(self) -> None:
         """Casts all scans, for the labels and the files."""
-        lidar, last = hdl32(), _FIRST + TURNS_PER_KEYFRAME * (self._settings.frames - 1)
-        for turn in range(round(self._settings.duration * 1e6) // TURN + 1):
-            written = _FIRST <= turn <= last and (self._settings.sweeps != "none" or _frame_of(turn) is not None)
-            if not written and turn % TURNS_PER_LABEL_SCAN:
+        lidar, settings = hdl32(), self._settings
+        first, last = settings.first_turn, settings.last_turn
+        for turn in range(first + last + 1):
+            written = settings.frame_of(turn) is not None or (settings.sweeps != "none" and first <= turn <= last)
+            votes = (turn - first) % TURNS_PER_LABEL_SCAN == 0
+            if not written and not votes:
                 continue
             seconds = turn * TURN / 1e6
             pose = self._world_from_ego(seconds) @ LIDAR_TOP.ego_from_sensor
             rng = self._generator(turn * TURN, len(CAMERAS))
             scan = cast_scan_at(self._rays, lidar=lidar, time=seconds, world_from_lidar=pose, rng=rng)
-            if turn % TURNS_PER_LABEL_SCAN == 0:
+            if votes:
                 self._cloud.add(scan, pose, seconds)
             if written:
                 self._write_scan(scan, turn)
 
     def keyframe(self, frame: int) -> None:
         """Writes pictures, their exact depth, labels and masks of a keyframe, and camera sweeps after it."""
-        settings, start = self._settings, (_FIRST + TURNS_PER_KEYFRAME * frame) * TURN
+        settings = self._settings
+        start = (settings.first_turn + TURNS_PER_KEYFRAME * frame) * TURN
         eyes = []
         for index, camera in enumerate(CAMERAS):
             stem = self._write_picture(index, start, frame, is_key_frame=True)
@@ -200,8 +218,8 @@ class _Scene:
 
     def _write_scan(self, scan: Scan, turn: int) -> None:
         """x, y, z, intensity 0 to 255, and the ring, 0 the lowest."""
-        frame = _frame_of(turn)
-        sample = -(-(turn - _FIRST) // TURNS_PER_KEYFRAME)
+        frame = self._settings.frame_of(turn)
+        sample = -(-(turn - self._settings.first_turn) // TURNS_PER_KEYFRAME)  # that of a sweep is the next one
         path = self._record(LIDAR_TOP.channel, turn * TURN, sample, ".pcd.bin", is_key_frame=frame is not None)
         intensity, ring = np.round(255 * scan.points[:, 3]), np.float32(31) - scan.beam
         np.column_stack([scan.points[:, :3], intensity, ring]).astype("<f4").tofile(path)
@@ -226,12 +244,6 @@ class _Scene:
     def _generator(self, moment: int, sensor: int) -> np.random.Generator:
         """The randomness of one sensor at one moment."""
         return np.random.default_rng((self._settings.seed, self._number, moment, sensor))
-
-
-def _frame_of(turn: int) -> int | None:
-    """The keyframe of a turn of the LiDAR, None of a turn between keyframes."""
-    frame, rest = divmod(turn - _FIRST, TURNS_PER_KEYFRAME)
-    return frame if rest == 0 else None
 
 
 def _write_jpeg(path: Path, picture: UInt8[np.ndarray, "H W 3"]) -> None:

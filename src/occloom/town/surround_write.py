@@ -30,6 +30,7 @@ def write_surround_town(
     seed: int,
     image_size: tuple[int, int] = IMAGE_SIZE,
     labels: LabelRule = "scans",
+    label_seconds: float = 3.0,
     sweeps: Sweeps = "none",
     workers: int = 1,
     first_sequence: int = 0,
@@ -48,6 +49,7 @@ def write_surround_town(
         seed: of the whole town.
         image_size: height and width of the pictures, pixels.
         labels: `scans`, accumulated LiDAR, or `exact`, true surfaces.
+        label_seconds: drive before the first and after the last keyframe whose scans add to the labels.
         sweeps: files between the keyframes: `none`, `lidar`, or `all`, pictures too.
         workers: processes.
         first_sequence: number of the first scene.
@@ -60,7 +62,7 @@ def write_surround_town(
         InputError: If a number is too small, the folder holds something else or a town of other settings, a scene is
             there in the other split, or a worker is killed.
     """
-    settings = SurroundSettings(seed, frames, image_size, labels, sweeps)
+    settings = SurroundSettings(seed, frames, image_size, labels, label_seconds, sweeps)
     _check(sequences, val_sequences, first_sequence, workers, settings)
     claim(root, {"surround_version": VERSION, "layout": "nuscenes", **asdict(settings)})
     numbers = range(first_sequence, first_sequence + sequences + val_sequences)
@@ -140,6 +142,7 @@ def _check(sequences: int, val_sequences: int, first_sequence: int, workers: int
         "scenes": (sequences + val_sequences, 1),
         "frames": (settings.frames, 1),
         "workers": (workers, 1),
+        "label-seconds": (settings.label_seconds, 0.1),
         "seed": (settings.seed, 0),
         "first sequence": (first_sequence, 0),
         "image height": (settings.image_size[0], 8),
