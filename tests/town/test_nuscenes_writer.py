@@ -123,7 +123,8 @@ def test_the_depth_beside_a_picture_is_that_of_the_points(root: Path, rows: list
     assert (error < 0.15).mean() > 0.85
 
 
-def test_pictures_show_the_sky_above_the_ground(root: Path, rows: list[dict[str, Any]]) -> None:
+def test_pictures_show_the_sky_where_the_depth_has_none(root: Path, rows: list[dict[str, Any]]) -> None:
+    compared = 0
     for camera in CAMERAS:
         for row in of(rows, camera.channel, keyframe=True):
             picture = np.asarray(Image.open(root / row["filename"])).astype(float)
@@ -131,8 +132,9 @@ def test_pictures_show_the_sky_above_the_ground(root: Path, rows: list[dict[str,
             assert (row["height"], row["width"]) == SIZE
             depth = np.load(root / "depth" / "town-exact" / camera.channel / f"{Path(row['filename']).stem}.npy")
             blueness, sky = picture[..., 2] - picture[..., 0], depth == 0
-            assert 0.005 < sky.mean() < 0.7
-            assert blueness[sky].mean() > blueness[~sky].mean() + 5
+            compared += bool(sky.any())
+            assert not sky.any() or blueness[sky].mean() > blueness[~sky].mean() + 5
+    assert compared > 6  # some cameras look at the wall alone
 
 
 def test_masks_hold_one_another_and_labels_are_those_of_the_surfaces(

@@ -50,14 +50,12 @@ def town(
         frames: Labelled frames a sequence, half a second apart (every fifth scan of KITTI's layouts).
         image_size: Height and width of the pictures, pixels; 96 320, or with nuscenes 225 400, unless given.
         seed: Of the whole town; another seed is another town.
-        following_scans: Scans after a frame that add to its voxel labels (not nuscenes). SemanticKITTI has 70; 15 is
-            faster and leaves more of the world unlabelled.
+        following_scans: Scans after a frame that add to its labels, not nuscenes (SemanticKITTI: 70; 15 is faster).
         labels: `scans` for the official rule, tubes behind moving things included; `exact` for the true surfaces at
             the moment of the frame.
         workers: Processes; a sequence is made by one.
         first_sequence: Number of the first sequence; 08 is SemanticKITTI's validation sequence.
-        image_every: Scans from one stereo pair to the next; 1 gives all of them, for models that look at video (not
-            nuscenes).
+        image_every: Scans from one stereo pair to the next; 1 gives all of them, for video models (not nuscenes).
         scan_every: Scans from one velodyne file to the next (not nuscenes).
         layout: Whose files, classes and cameras: SemanticKITTI's, `kitti360` for SSCBench-KITTI-360's (drive 00NN
             is sequence NN; its pictures have 1408x376 pixels, so a quarter is `--image-size 94 352`), or `nuscenes`
