@@ -113,6 +113,16 @@ class DataConfig(Protocol):
 
 
 @runtime_checkable
+class MaskedData(Protocol):
+    """Data that can say which voxels count in validation: Occ3D's."""
+
+    @property
+    def val_mask(self) -> Literal["camera", "lidar", "none"]:
+        """The voxels that a camera sees, those that the LiDAR observed, or all."""
+        ...
+
+
+@runtime_checkable
 class Outputs(Protocol):
     """What a model answers: a frozen dataclass of its own that can give logits."""
 

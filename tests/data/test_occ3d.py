@@ -59,6 +59,11 @@ class TestSplits:
             config_of(made_nuscenes, val=("scene-0002", "scene-0900")).build("val", Needs())
 
 
+def test_a_model_that_needs_stereo_depth_is_refused(made_nuscenes: Path):
+    with pytest.raises(InputError, match=r"needs estimated depth.*nuScenes has no stereo pair"):
+        config_of(made_nuscenes).build("val", Needs(depth=True))
+
+
 class TestFrames:
     def test_now_comes_first_and_a_past_frame_that_does_not_exist_repeats_the_nearest(self, made_nuscenes: Path):
         dataset = config_of(made_nuscenes).build("train", Needs())

@@ -65,7 +65,7 @@ def test_a_run_writes_losses_scores_and_tensorboard(tmp_path):
 
     with RunLog(tmp_path, first_step=0, steps=2) as log:
         log.add_losses(1, {"a": 1.0, "b": 0.5}, rate=0.1, norm=2.0)
-        log.add_scores(2, {"iou": 0.5, "miou": 0.25})
+        log.add_scores(2, {"iou": 0.5, "miou": 0.25}, "occ3d, camera mask")
         log.sync()
     assert rows(tmp_path / "losses.csv") == ["step,loss,a,b,learning_rate,gradient_norm", "1,1.5,1.0,0.5,0.1,2.0"]
     assert rows(tmp_path / "validation.csv") == ["step,iou,miou", "2,0.5,0.25"]

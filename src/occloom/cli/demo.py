@@ -18,7 +18,7 @@ from torch import Tensor
 
 from occloom.cli import prepare
 from occloom.cli.arguments import require_at_least
-from occloom.cli.predict import draw
+from occloom.cli.frame_picture import draw
 from occloom.data.semantickitti import SemanticKittiConfig
 from occloom.engine.evaluate import count, evenly_spaced, other_scenes
 from occloom.engine.launch import launch

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from occloom.cli.arguments import leading_name, parse, ready_to_write, require_at_least
+from occloom.cli.missing_cameras import incomplete_frames, missing_cameras
 from occloom.inference import find_checkpoint, load_model, load_recipe, shipped_models
 from occloom.interfaces import Split
 from occloom.metrics.protocols import PROTOCOLS
@@ -30,7 +31,7 @@ class EvaluateOptions:
     split: Split = "val"
     """Which sequences; --data.val names those of val."""
     protocol: Literal["recipe", "semantickitti", "monoscene", "sscbench"] = "recipe"
-    """How counts become scores; the recipe's own unless another is named."""
+    """How counts become scores; the recipe's own unless another is named (Occ3D: of the mask in --data.val-mask)."""
     samples: int = 0
     """Score that many frames, evenly spaced; 0 for all."""
     batch_size: int = 1
@@ -97,7 +98,7 @@ def main(arguments: list[str]) -> int:
             advance=lambda frames: progress.advance(task, frames),
         )
     if fabric.is_global_zero:
-        protocol = PROTOCOLS.get(options.protocol, recipe.protocol)
+        protocol = PROTOCOLS.get(options.protocol, replace(recipe, data=data).scored_by)
         origin = {
             "checkpoint": str(find_checkpoint(name)),
             "recipe": recipe.name,
@@ -105,19 +106,22 @@ def main(arguments: list[str]) -> int:
             "commit": commit(),
             "root": str(data.root),
             "split": options.split,
+            "frames_without_a_picture_of_every_camera": len(incomplete_frames(samples)),
             "shuffled_images": options.shuffle_images,
         }
         report = {**origin, **results(counts, protocol, samples.grid, samples.label_space)}
         options.out.write_text(json.dumps(report, indent=1) + "\n")
         print(protocol.card())
         print(report_text(report))
+        for line in missing_cameras(samples):
+            print(line)
         print(f"written: {options.out}")
     return 0
 
 
 def report_text(report: dict[str, Any]) -> str:
     """The scores as a person reads them, in percent."""
-    lines = [f"frames     {report['frames']}"]
+    lines = [f"frames     {report['frames']}", f"mask       {report['mask']}"]
     lines += [f"{name:<10} {_percent(report[name])}" for name in ("iou", "precision", "recall", "miou")]
     lines += ["", *(f"  {name:<16} {_percent(value)}" for name, value in report["per_class"].items())]
     for title, key in (("distance, m", "by_distance"), ("height, m", "by_height")):

@@ -21,4 +21,5 @@ def frame_title(name: str, counts: Int64[Tensor, "K K"], protocol: ScoringProtoc
     occurs = (counts.sum(0) + counts.sum(1)) > 0
     present = [iou for index, iou in enumerate(scores.per_class) if occurs[index] and index != protocol.empty]
     miou = sum(present) / max(len(present), 1)
-    return f"{name}    IoU {100 * scores.iou:.1f}    mIoU {100 * miou:.1f} over {len(present)} classes present"
+    mask = f", {protocol.mask_in_use}" if protocol.mask_in_use else ""
+    return f"{name}    IoU {100 * scores.iou:.1f}    mIoU {100 * miou:.1f} over {len(present)} classes present{mask}"

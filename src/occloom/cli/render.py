@@ -10,12 +10,14 @@ from jaxtyping import Bool, UInt8
 
 from occloom.cli.arguments import ready_to_write
 from occloom.cli.frame_title import frame_title
+from occloom.cli.render_occ3d import draw_occ3d_frame, read_occ3d_frame
 from occloom.cli.score import count_frame
 from occloom.data.kitti360 import Kitti360Config
 from occloom.data.kitti360_files import Kitti360Frame
 from occloom.data.kitti_files import KittiFrame, read_image
 from occloom.data.label_files import KITTI_360_FILES, SEMANTIC_KITTI_FILES, LabelFiles
 from occloom.data.label_spaces import SEMANTIC_KITTI_GRID
+from occloom.data.occ3d_files import Mask as OccupancyMask
 from occloom.data.semantickitti import SemanticKittiConfig
 from occloom.errors import InputError
 from occloom.interfaces import Needs
@@ -44,23 +46,29 @@ def render(
     image: Path | None = None,
     root: Path | None = None,
     token: str | None = None,
-    layout: Literal["semantickitti", "kitti360"] = "semantickitti",
+    layout: Literal["semantickitti", "kitti360", "occ3d"] = "semantickitti",
+    version: str = "v1.0-trainval",
+    mask: OccupancyMask = "camera",
     errors: bool = False,
     panel_size: tuple[int, int] = (400, 640),
 ) -> None:
     """Draw a prediction beside the truth, as shaded voxels, with camera image and legend.
 
     Give the truth as a file (`--truth`), or a folder in the layout and a frame of it (`--root`, `--token`):
-    then truth, camera image and calibration come from there, also where labels lie in voxels_derived.
+    then truth, camera image and calibration come from there, also where labels lie in voxels_derived. Of Occ3D the six
+    pictures are drawn around the voxels.
 
     Args:
-        prediction: Voxel label file of raw ids; left out, the truth is drawn alone.
+        prediction: Voxel label file of raw ids, or an Occ3D .npz; left out, the truth is drawn alone.
         out: PNG to write.
-        truth: Voxel label file of raw ids; the .invalid beside it, if any, says which voxels are drawn.
+        truth: Voxel label file of raw ids; the .invalid beside it, if any, says which voxels are drawn; or an
+            Occ3D labels.npz.
         image: Camera picture to put on top.
-        root: Folder that holds `sequences` (kitti360: `data_2d_raw`).
-        token: Frame of `root`, such as 08/000005 (kitti360: 2013_05_28_drive_0006_sync/000005).
-        layout: Whose folders and classes: `kitti360` for SSCBench-KITTI-360.
+        root: Folder that holds `sequences` (kitti360: `data_2d_raw`; occ3d: the tables' folder).
+        token: Frame of `root`, such as 08/000005 (kitti360: 2013_05_28_drive_0006_sync/000005; occ3d: SCENE/SAMPLE).
+        layout: Whose folders and classes: `kitti360` for SSCBench-KITTI-360, `occ3d` for Occ3D-nuScenes.
+        version: Occ3D: name of the tables' folder.
+        mask: Occ3D: which voxels of the truth are drawn, and scored in the title; `none` draws all.
         errors: Add a panel that shows what is wrong, missed and invented.
         panel_size: Height and width of each voxel picture, in pixels.
     """
@@ -73,6 +81,11 @@ def render(
     ready_to_write(out)
     if min(panel_size) < 1:
         raise InputError(f"--panel-size is {panel_size}", rule="height and width are at least 1")
+    if layout == "occ3d":
+        frame = read_occ3d_frame(prediction, truth, root, token, version=version, mask=mask)
+        draw_occ3d_frame(frame, mask=mask, errors=errors, panel_size=panel_size).save(out)
+        print(out)
+        return
     files = KITTI_360_FILES if layout == "kitti360" else SEMANTIC_KITTI_FILES
     if root is not None and token is not None:
         frame = _from_layout(root, token, layout)

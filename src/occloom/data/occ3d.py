@@ -90,7 +90,7 @@ class Occ3dConfig:
         """Open a split, loading of each sample only what is needed.
 
         Raises:
-            InputError: If files are missing or damaged.
+            InputError: If files are missing or damaged, or the model needs what nuScenes does not have.
         """
         return Occ3d(self, split, needs)
 
@@ -149,6 +149,12 @@ class Occ3d:
 
     def __init__(self, config: Occ3dConfig, split: Split, needs: Needs) -> None:
         """Use `Occ3dConfig.build`."""
+        if needs.depth:
+            raise InputError(
+                "the model needs estimated depth of every picture, which this reader does not have",
+                rule="nuScenes has no stereo pair",
+                remedy="use a model that estimates depth by itself, or one that takes a depth prior",
+            )
         self.config, self.split, self.needs = config, split, needs
         self.grid: VoxelGrid = config.grid
         self.label_space: LabelSpace = config.label_space

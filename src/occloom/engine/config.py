@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from occloom.errors import InputError
-from occloom.interfaces import DataConfig, ModelConfig
-from occloom.metrics.protocols import SEMANTICKITTI, ScoringProtocol
+from occloom.interfaces import DataConfig, MaskedData, ModelConfig
+from occloom.metrics.protocols import OCC3D_BY_MASK, SEMANTICKITTI, ScoringProtocol
 
 Config = TypeVar("Config")
 
@@ -141,6 +141,13 @@ class Recipe:
     """How it is fitted."""
     protocol: ScoringProtocol = SEMANTICKITTI
     """By which it is validated and evaluated; part of the recipe function, not of the JSON."""
+
+    @property
+    def scored_by(self) -> ScoringProtocol:
+        """The protocol, of the mask that the data validates by where it can choose."""
+        if self.protocol in OCC3D_BY_MASK.values() and isinstance(self.data, MaskedData):
+            return OCC3D_BY_MASK[self.data.val_mask]
+        return self.protocol
 
 
 def to_json(config: object) -> Any:

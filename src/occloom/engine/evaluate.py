@@ -156,6 +156,7 @@ def results(counts: Counts, protocol: ScoringProtocol, grid: VoxelGrid, label_sp
     rings, layers = ring_edges(grid), layer_edges(grid)
     return {
         "protocol": protocol.name,
+        "mask": protocol.mask,
         "frames": counts.frames,
         **{name: _defined(value) for name, value in scores.items()},
         "per_class": {name: _defined(value) for name, value in zip(label_space.names, per_class, strict=True)},

@@ -96,12 +96,12 @@ class RunLog:
         self._add_to_board("train", step, values)
         self.progress.update(self.task, completed=step, loss=values["loss"], rate=rate)
 
-    def add_scores(self, step: int, values: dict[str, float]) -> None:
-        """Write a row of validation scores, and print it."""
+    def add_scores(self, step: int, values: dict[str, float], protocol: str) -> None:
+        """Write a row of validation scores, and print it with the protocol's title."""
         self.scores.add(step, values)
         self._add_to_board("validation", step, values)
         text = "  ".join(f"{name} {100 * value:.2f}" for name, value in values.items())
-        self.progress.console.print(f"step {step}: {text}  (percent)", highlight=False)
+        self.progress.console.print(f"step {step}: {text}  (percent; {protocol})", highlight=False)
 
     def sync(self) -> None:
         """Wait until all rows are on the disk."""

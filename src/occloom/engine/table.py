@@ -169,7 +169,7 @@ def _must_agree(recipe: Recipe) -> dict[str, Any]:
     """What all rows share."""
     data = {f"data.{name}": value for name, value in to_json(recipe.data).items()}
     train = {f"train.{name}": getattr(recipe.train, name) for name in ("steps", "batch_size", "precision")}
-    return {**train, **data, "protocol": recipe.protocol.name}
+    return {**train, **data, "protocol": recipe.scored_by.name}
 
 
 def run_table(
@@ -228,7 +228,7 @@ def _run(
         "identity": identity,
         "commit": commit(),
         "seed": recipe.train.seed,
-        **results(counts, recipe.protocol, samples.grid, samples.label_space),
+        **results(counts, recipe.scored_by, samples.grid, samples.label_space),
     }
     if fabric.is_global_zero:
         unfinished = path.with_suffix(".unfinished")
@@ -272,11 +272,11 @@ def markdown(table: Table, reports: list[list[dict[str, Any]]], out: Path) -> st
     A difference from the first row counts as decided where it is larger than the larger spread of the two rows; rows
     of one seed have no spread of their own, and where neither has one nothing is decided.
     """
-    config, protocol = table.rows[0].recipe.train, table.rows[0].recipe.protocol
+    config, protocol = table.rows[0].recipe.train, table.rows[0].recipe.scored_by
     lines = [f"### {table.title}", ""] if table.title else []
     lines += [
         f"{config.steps} steps of {config.batch_size} samples = {config.steps * config.batch_size} samples a run; "
-        f"scored on {reports[0][0]['frames']} frames of `{table.split}`, protocol {protocol.name}, "
+        f"scored on {reports[0][0]['frames']} frames of `{table.split}`, protocol {protocol.title}, "
         "percent, last step; a spread is largest minus smallest over seeds.",
         "",
         "| row | IoU | mIoU | IoU vs first | mIoU vs first | seeds | commit |",

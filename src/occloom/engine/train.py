@@ -145,7 +145,7 @@ def _train(recipe: Recipe, run: Path, fabric: Fabric, state: State, description:
                 best = scores.miou > state.best_miou
                 state.best_miou = max(scores.miou, state.best_miou)
                 if log is not None:
-                    log.add_scores(state.step, {"iou": scores.iou, "miou": scores.miou})
+                    log.add_scores(state.step, {"iou": scores.iou, "miou": scores.miou}, recipe.scored_by.title)
 
             if best or saves:
                 if log is not None:
@@ -253,7 +253,7 @@ def _validate(recipe: Recipe, state: State, samples: SceneDataset, fabric: Fabri
     """Score the averaged weights."""
     indices = evenly_spaced(len(samples), recipe.train.validate_samples)
     counts = count(state.average, samples, fabric, indices=indices, workers=recipe.train.workers)
-    return recipe.protocol.scores(counts.total)
+    return recipe.scored_by.scores(counts.total)
 
 
 def _batch_order(config: TrainConfig, num_samples: int, first_step: int, fabric: Fabric) -> BatchOrder:

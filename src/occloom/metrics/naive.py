@@ -14,6 +14,9 @@ from occloom.interfaces import SceneDataset
 ROAD_HEIGHT = -1.73
 """Of the road below the lidar of the KITTI car, in metres, ego frame."""
 
+EGO_ROAD_HEIGHT = 0.0
+"""Of the road in nuScenes' ego frame, whose origin lies on the ground, in metres."""
+
 
 def road_below(grid: VoxelGrid, label_space: LabelSpace) -> UInt8[np.ndarray, "X Y Z"]:
     """Road everywhere at and below the height of the road, empty above.

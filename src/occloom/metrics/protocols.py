@@ -6,6 +6,7 @@ fractions; papers print percent.
 
 import math
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from jaxtyping import Int64
@@ -53,6 +54,13 @@ class ScoringProtocol:
     """Added to the denominators of precision and recall."""
     nothing_occupied: float
     """Completion IoU where neither truth nor prediction holds an occupied voxel."""
+    mask_in_use: str = ""
+    """The mask in two words, for the line of a score, where a benchmark has several."""
+
+    @property
+    def title(self) -> str:
+        """The name, and the mask in use where there are several."""
+        return f"{self.name}, {self.mask_in_use}" if self.mask_in_use else self.name
 
     def scores(self, counts: Int64[Tensor, "K K"]) -> OccupancyScores:
         """Score pooled counts.
@@ -144,17 +152,29 @@ OCC3D = ScoringProtocol(
     class_epsilon=0.0,
     completion_epsilon=0.0,
     nothing_occupied=math.nan,
+    mask_in_use="camera mask",
 )
 
 OCC3D_LIDAR_MASK = replace(
     OCC3D,
     name="occ3d-lidar-mask",
-    mask="lidar: voxels whose mask_lidar is 1; not the benchmark's, which is the camera's",
+    mask="lidar: voxels whose mask_lidar is 1; the benchmark's mask is the camera's",
+    mask_in_use="LiDAR mask",
 )
 
 OCC3D_NO_MASK = replace(
-    OCC3D, name="occ3d-no-mask", mask="none: all voxels; not the benchmark's mask, which is the camera's"
+    OCC3D,
+    name="occ3d-no-mask",
+    mask="none: all voxels; the benchmark's mask is the camera's",
+    mask_in_use="no mask",
 )
+
+OCC3D_BY_MASK: dict[Literal["camera", "lidar", "none"], ScoringProtocol] = {
+    "camera": OCC3D,
+    "lidar": OCC3D_LIDAR_MASK,
+    "none": OCC3D_NO_MASK,
+}
+"""By the mask that says which voxels count."""
 
 PROTOCOLS = {
     protocol.name: protocol for protocol in (SEMANTICKITTI, MONOSCENE, SSCBENCH, OCC3D, OCC3D_LIDAR_MASK, OCC3D_NO_MASK)
