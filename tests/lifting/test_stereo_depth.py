@@ -2,8 +2,11 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from occloom.geometry.rigid import rigid
+from occloom.data.occ3d import Occ3dConfig
+from occloom.geometry.rigid import invert, rigid
+from occloom.interfaces import Needs
 from occloom.lifting.depth import DepthPlanes
 from occloom.lifting.stereo_depth import OUTSIDE_COST, StereoDepth, matching_probability
 from occloom.ops.plane_sweep import plane_sweep
@@ -82,3 +85,36 @@ def test_where_a_picture_is_missing_all_planes_are_equal():
     probability, _ = stereo(torch.tensor([True, False]))
     assert torch.equal(probability[1], torch.full_like(probability[1], 0.2))
     assert not torch.allclose(probability[0], torch.full_like(probability[0], 0.2))
+
+
+@pytest.mark.real_data
+def test_real_pictures_agree_best_near_the_depth_that_lidar_measures(real_data):
+    """Neighbourhoods of grey pixels as features, the real motion against the reverse one."""
+    root, scene_name = real_data / "nuscenes_scene0523", "scene-0523"
+    cameras = ("CAM_FRONT_LEFT", "CAM_FRONT")
+    config = Occ3dConfig(root=root, version="v1.0-mini", train=(scene_name,), keyframes=(0, -1), cameras=cameras)
+    dataset = config.build("train", Needs(true_depth=True))
+    scene = dataset.sample(4).scene
+    true = dataset._true_depth(dataset._keyframes[4], scene)[0].float()
+    grey = F.avg_pool2d(scene.images[0].mean(2), 2)
+    patches = F.unfold(grey.flatten(0, 1)[:, None], 9, padding=4, stride=2).unflatten(2, (64, 176)).float()
+    patches = patches - patches.mean(1, keepdim=True)
+    features, others = (patches / (patches.std(1, keepdim=True) + 0.02)).chunk(2)
+    planes = DepthPlanes(near=1.5, step=1.0, count=44)
+    poses = scene.cameras.camera_from_ego[0]
+    motion = (poses[1] @ invert(poses[0])).float()
+    intrinsics = scene.cameras.intrinsics[0].float()
+    reverse = rigid(motion[:, :3, :3], -motion[:, :3, 3])
+    nearest = -F.max_pool2d(torch.where(true > 0, -true, -1e9)[:, None], 4)[:, 0]
+    counted = (nearest > 2) & (nearest < 25)
+    close = []
+    for moved in (motion, reverse):
+        geometry = {"intrinsics": intrinsics[0], "other_intrinsics": intrinsics[1], "other_from_camera": moved}
+        probability = matching_probability(
+            features, others, **geometry, planes=planes, stride=4, valid=torch.tensor([True, True])
+        )
+        depth = planes.centres()[probability.argmax(dim=1)]
+        close.append((((depth - nearest).abs() < 0.15 * nearest) & counted).sum() / counted.sum())
+    assert counted.sum() > 3000
+    assert close[0] > 0.3
+    assert close[1] < 0.15
