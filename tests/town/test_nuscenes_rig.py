@@ -57,7 +57,7 @@ def test_intrinsics_are_those_of_pictures_resized_as_a_whole() -> None:
 
 
 def test_quaternions_agree_with_scipys() -> None:
-    turns = Rotation.random(50, rng=3).as_matrix()
+    turns = Rotation.random(50, rng=np.random.default_rng(3)).as_matrix()
     half_turns = [np.diag([1.0, -1.0, -1.0]), np.diag([-1.0, 1.0, -1.0]), np.diag([-1.0, -1.0, 1.0]), np.eye(3)]
     for rotation in (*turns, *half_turns):
         w, x, y, z = quaternion_of(rotation)
