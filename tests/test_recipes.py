@@ -13,6 +13,7 @@ import torch
 from occloom.cli.main import run
 from occloom.engine.benchmark import example_scene
 from occloom.engine.config import Recipe, from_json, to_json
+from occloom.engine.table import read_table
 from occloom.engine.train import build_model, build_model_without_memory
 from occloom.errors import InputError
 from occloom.grid import LabelSpace, VoxelGrid
@@ -132,6 +133,27 @@ def test_the_command_tells_bevdets_number_of_parameters(capsys: pytest.CaptureFi
     assert run(["benchmark", "bevdet4d-occ3d", "--parameters-only", "--json"]) == 0
     parameters = json.loads(capsys.readouterr().out)["parameters"]
     assert parameters["trainable"] == 34_969_712  # reference drocc 0.6
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    # Reference drocc 7: 36.36, 40.16 and 36.78 M.
+    [
+        ("drocc-d2-bevdet4d-occ3d", 36_356_912),
+        ("drocc-r-bevdet4d-occ3d", 40_155_664),
+        ("drocc-bevdet4d-occ3d", 36_777_618),
+    ],
+)
+def test_the_command_tells_dr_occs_number_of_parameters(name, expected, capsys: pytest.CaptureFixture[str]):
+    assert run(["benchmark", name, "--parameters-only", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["parameters"]["trainable"] == expected
+
+
+@pytest.mark.parametrize(
+    "table", sorted(Path(__file__).parents[1].glob("docs/tables/*.toml")), ids=lambda path: path.stem
+)
+def test_tables_of_the_pages_can_be_run(table: Path):
+    assert read_table(table, resolve).rows
 
 
 @pytest.mark.real_data

@@ -14,10 +14,14 @@ from occloom.data.semantickitti import SemanticKittiConfig
 from occloom.engine.config import Constant, OneCycle, Recipe, TrainConfig
 from occloom.errors import InputError
 from occloom.lifting.depth import DepthPlanes
+from occloom.losses.cross_entropy import BalancedClasses
 from occloom.losses.voxnt import Refinement
 from occloom.metrics.protocols import OCC3D, SSCBENCH
 from occloom.models.baseline import BaselineConfig
 from occloom.models.bevdet4d import BevDet4dConfig, LiftingConfig
+from occloom.models.drocc import RecursiveExpertConfig, RefinementConfig, RegionExpertsConfig, StandIn
+from occloom.models.drocc_bevdet4d import DrOccConfig
+from occloom.models.drocc_controls import PriorControlConfig
 from occloom.models.voxdet import DetectorConfig, FactorisedClasses, LossWeights
 from occloom.models.voxdet_camera import PixelCentres, SmallTrunk, VoxDetConfig
 from occloom.models.voxdet_lidar import VoxDetLConfig
@@ -338,6 +342,90 @@ def bevdet4d_town() -> Recipe:
     )
 
 
+TOWN_PRIOR = Path("town-exact")
+"""The town's exact depth with the usual noise (`occloom prepare depth-prior --source town-exact`)."""
+TOWN_REGIONS = RegionExpertsConfig(heights=(0.6, 2.2))
+"""With voxels of 0.8 m the ground's centres lie at 0.2 m, the paper's lowest border: this one keeps them below."""
+TOWN_REFINEMENT = RefinementConfig(heads=4, feedforward=128, depth_features=StandIn())
+"""Of the town's recipes; 1.6 m wide voxels are refined, as at full size."""
+
+
+def bevdet4d_balanced_town() -> Recipe:
+    """bevdet4d-town with a loss in which rare classes weigh more: a control for Dr.Occ, whose paper names no loss."""
+    recipe = bevdet4d_town()
+    assert isinstance(recipe.model, BevDet4dConfig)
+    return replace(recipe, name="bevdet4d-balanced-town", model=replace(recipe.model, classes=BalancedClasses()))
+
+
+def bevdet4d_prior_town() -> Recipe:
+    """bevdet4d-town with a depth prior in a way that is not Dr.Occ's (`--model.use`): its negative results."""
+    recipe = bevdet4d_town()
+    assert isinstance(recipe.model, BevDet4dConfig)
+    assert isinstance(recipe.data, Occ3dConfig)
+    return replace(
+        recipe,
+        name="bevdet4d-prior-town",
+        model=PriorControlConfig(baseline=recipe.model),
+        data=replace(recipe.data, prior=TOWN_PRIOR),
+    )
+
+
+def drocc_bevdet4d_occ3d() -> Recipe:
+    """Dr.Occ on BEVDet4D as the paper describes it: D2-VFormer and R2-EFormer, MoGe-2's depth and features."""
+    return _drocc_occ3d("drocc-bevdet4d-occ3d", RecursiveExpertConfig())
+
+
+def drocc_r_bevdet4d_occ3d() -> Recipe:
+    """drocc-bevdet4d-occ3d with R-EFormer: an expert a region of height and distance."""
+    return _drocc_occ3d("drocc-r-bevdet4d-occ3d", RegionExpertsConfig())
+
+
+def drocc_d2_bevdet4d_occ3d() -> Recipe:
+    """drocc-bevdet4d-occ3d with D2-VFormer alone."""
+    return _drocc_occ3d("drocc-d2-bevdet4d-occ3d", None)
+
+
+def _drocc_occ3d(name: str, experts: RegionExpertsConfig | RecursiveExpertConfig | None) -> Recipe:
+    recipe = bevdet4d_occ3d()
+    assert isinstance(recipe.model, BevDet4dConfig)
+    assert isinstance(recipe.data, Occ3dConfig)
+    return replace(
+        recipe,
+        name=name,
+        model=DrOccConfig(baseline=recipe.model, refinement=RefinementConfig(experts=experts)),
+        data=replace(recipe.data, prior=Path("moge")),
+        train=replace(recipe.train, steps=42_192, batch_size=16, validate_every=5274),  # 24 epochs again
+    )
+
+
+def drocc_bevdet4d_town() -> Recipe:
+    """Dr.Occ's small twin on the town: D2-VFormer and R2-EFormer; a small network on the prior makes its features."""
+    return _drocc_town("drocc-bevdet4d-town", RecursiveExpertConfig())
+
+
+def drocc_r_bevdet4d_town() -> Recipe:
+    """drocc-bevdet4d-town with R-EFormer: an expert a region of height and distance."""
+    return _drocc_town("drocc-r-bevdet4d-town", TOWN_REGIONS)
+
+
+def drocc_d2_bevdet4d_town() -> Recipe:
+    """drocc-bevdet4d-town with D2-VFormer alone."""
+    return _drocc_town("drocc-d2-bevdet4d-town", None)
+
+
+def _drocc_town(name: str, experts: RegionExpertsConfig | RecursiveExpertConfig | None) -> Recipe:
+    recipe = bevdet4d_town()
+    assert isinstance(recipe.model, BevDet4dConfig)
+    assert isinstance(recipe.data, Occ3dConfig)
+    refinement = replace(TOWN_REFINEMENT, experts=experts)
+    return replace(
+        recipe,
+        name=name,
+        model=DrOccConfig(baseline=recipe.model, coarsening=(2, 2, 1), refinement=refinement),
+        data=replace(recipe.data, prior=TOWN_PRIOR),
+    )
+
+
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "baseline-town": baseline_town,
     "baseline-semantickitti": baseline_semantickitti,
@@ -354,6 +442,14 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "voxdet-l-town": voxdet_l_town,
     "bevdet4d-occ3d": bevdet4d_occ3d,
     "bevdet4d-town": bevdet4d_town,
+    "bevdet4d-balanced-town": bevdet4d_balanced_town,
+    "bevdet4d-prior-town": bevdet4d_prior_town,
+    "drocc-bevdet4d-occ3d": drocc_bevdet4d_occ3d,
+    "drocc-r-bevdet4d-occ3d": drocc_r_bevdet4d_occ3d,
+    "drocc-d2-bevdet4d-occ3d": drocc_d2_bevdet4d_occ3d,
+    "drocc-bevdet4d-town": drocc_bevdet4d_town,
+    "drocc-r-bevdet4d-town": drocc_r_bevdet4d_town,
+    "drocc-d2-bevdet4d-town": drocc_d2_bevdet4d_town,
 }
 
 

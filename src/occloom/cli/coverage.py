@@ -21,7 +21,7 @@ Counts, for each depth prior, how much of the labels Dr.Occ's occupancy mask cov
 it misses. Also the share of empty voxels, and of voxels that lifting fills. No model runs.
 
 recipes: {recipes}, or an importable function as package.module:function
-example: occloom coverage drocc-bevdet4d-town --data.root town-surround --priors exact noisy
+example: occloom coverage drocc-bevdet4d-town --data.root town-surround --priors town-exact lidar
 """
 
 
