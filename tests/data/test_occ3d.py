@@ -20,6 +20,7 @@ from occloom.data.surround_augment import SurroundAugmentation
 from occloom.errors import InputError
 from occloom.geometry.projection import project
 from occloom.geometry.rigid import transform_points
+from occloom.geometry.voxelize import voxel_index
 from occloom.interfaces import Needs
 from occloom.scene import Scene, collate
 
@@ -359,6 +360,20 @@ class TestPrior:
         (prepared.root / "samples" / "CAM_FRONT" / f"{token.partition('/')[2]}.png").unlink()
         prior = prepared.build("train", Needs(prior_depth=True)).sample(1).scene.prior
         assert prior.depth[0, :, 0, 0].tolist() == [1, 0, 3, 4, 5, 6]
+
+
+def test_the_surround_town_is_read_in_the_same_frames(tiny_surround_town: Path):
+    """Points of the present sweep lie in occupied voxels, and fall into every picture."""
+    config = Occ3dConfig(root=tiny_surround_town, image_size=SIZE, keyframes=(0, -1))
+    dataset = config.build("train", Needs(points=True, true_depth=True))
+    sample = dataset.sample(len(dataset) - 1)
+    assert sample.scene.camera_valid.all()
+    now = sample.scene.points.time == 0
+    index, inside = voxel_index(sample.scene.points.positions[now], dataset.grid)
+    place = tuple(index[inside].T)
+    labels = sample.target.labels[0][place][sample.target.observed[0][place]]
+    assert float((labels != OCC3D.empty).float().mean()) > 0.9
+    assert ((sample.target.depth > 0).flatten(2).sum(2) > 20).all()
 
 
 def depth_of(scene: Scene, n: int) -> torch.Tensor:
