@@ -135,6 +135,14 @@ def test_the_command_tells_bevdets_number_of_parameters(capsys: pytest.CaptureFi
     assert parameters["trainable"] == 34_969_712  # reference drocc 0.6
 
 
+def test_the_command_tells_cotrs_number_of_parameters(capsys: pytest.CaptureFixture[str]):
+    """37.71 M (reference drocc 7); the position tables' rows that are never read are not built."""
+    assert run(["benchmark", "cotr-occ3d", "--parameters-only", "--json"]) == 0
+    parameters = json.loads(capsys.readouterr().out)["parameters"]
+    assert parameters["published"] == 37_712_256
+    assert parameters["trainable"] == 37_712_256 - 28_800
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     # Reference drocc 7: 36.36, 40.16 and 36.78 M.
@@ -252,7 +260,7 @@ def test_a_batch_has_logits_for_every_voxel_and_a_prediction_among_them(recipe, 
 def test_every_parameter_gets_a_gradient_and_steps_lower_the_loss(recipe, model):
     model.train()
     scene, target = scene_for(model, recipe), target_for(recipe, 0)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=min(1e-3, recipe.train.learning_rate))
     totals = []
     for _ in range(4):
         losses = model.loss(model(scene), target)

@@ -19,6 +19,8 @@ from occloom.losses.voxnt import Refinement
 from occloom.metrics.protocols import OCC3D, SSCBENCH
 from occloom.models.baseline import BaselineConfig
 from occloom.models.bevdet4d import BevDet4dConfig, LiftingConfig
+from occloom.models.cotr import CompactTransformer, CotrConfig
+from occloom.models.cotr_groups import GroupConfig
 from occloom.models.drocc import RecursiveExpertConfig, RefinementConfig, RegionExpertsConfig, StandIn
 from occloom.models.drocc_bevdet4d import DrOccConfig
 from occloom.models.drocc_controls import PriorControlConfig
@@ -426,6 +428,51 @@ def _drocc_town(name: str, experts: RegionExpertsConfig | RecursiveExpertConfig 
     )
 
 
+def cotr_occ3d() -> Recipe:
+    """COTR on Occ3D-nuScenes as released: compact transformer, U-Net and six groups on BEVDet4D's lifting."""
+    recipe = bevdet4d_occ3d()
+    return replace(
+        recipe,
+        name="cotr-occ3d",
+        model=CotrConfig(),
+        train=replace(recipe.train, steps=84_384, batch_size=8, learning_rate=2e-4, validate_every=10_548),
+    )
+
+
+def cotr_town() -> Recipe:
+    """COTR's small twin on the town: the pictures, lifting and 3D encoder of bevdet4d-town."""
+    recipe = bevdet4d_town()
+    baseline = recipe.model
+    assert isinstance(baseline, BevDet4dConfig)
+    return replace(
+        recipe,
+        name="cotr-town",
+        model=CotrConfig(
+            lifting=baseline.lifting,
+            volume_channels=baseline.volume_channels,
+            volume_blocks=baseline.volume_blocks,
+            channels=baseline.channels,
+            encoder=CompactTransformer(heads=4, volume_points=2, image_points=4, feedforward=128),
+            voxel_channels=32,
+            hidden=baseline.hidden,
+            groups=GroupConfig(queries=20, heads=4, points=2, hidden=64),
+        ),
+    )
+
+
+def drocc_cotr_occ3d() -> Recipe:
+    """Dr.Occ on COTR: its refinement of the compact volume in place of COTR's transformer."""
+    recipe = drocc_bevdet4d_occ3d()
+    return replace(recipe, name="drocc-cotr-occ3d", model=CotrConfig(encoder=RefinementConfig()))
+
+
+def drocc_cotr_town() -> Recipe:
+    """Dr.Occ on COTR's small twin on the town."""
+    recipe, base = drocc_bevdet4d_town(), cotr_town()
+    assert isinstance(base.model, CotrConfig)
+    return replace(recipe, name="drocc-cotr-town", model=replace(base.model, encoder=TOWN_REFINEMENT))
+
+
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "baseline-town": baseline_town,
     "baseline-semantickitti": baseline_semantickitti,
@@ -450,6 +497,10 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "drocc-bevdet4d-town": drocc_bevdet4d_town,
     "drocc-r-bevdet4d-town": drocc_r_bevdet4d_town,
     "drocc-d2-bevdet4d-town": drocc_d2_bevdet4d_town,
+    "cotr-occ3d": cotr_occ3d,
+    "cotr-town": cotr_town,
+    "drocc-cotr-occ3d": drocc_cotr_occ3d,
+    "drocc-cotr-town": drocc_cotr_town,
 }
 
 
