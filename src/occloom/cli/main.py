@@ -13,12 +13,12 @@ from occloom.errors import InputError, refused_by_system
 
 COMMANDS = {
     "demo": "predict streets that the shipped model never saw, score and draw them",
-    "town": "make the town: streets, sensors and labels in SemanticKITTI's layout",
+    "town": "make the town: streets, sensors and labels in a benchmark's layout",
     "prepare": "compute what models read besides pictures, such as stereo depth",
     "train": "fit a recipe; a run that was stopped goes on",
     "evaluate": "score a checkpoint on a split",
-    "predict": "write a checkpoint's predictions as .label files and pictures",
-    "score": "score .label files without any model",
+    "predict": "write a checkpoint's predictions as the benchmark's files, and pictures",
+    "score": "score predicted files without any model",
     "labels": "count where the classes of voxel labels lie, by height and distance",
     "coverage": "count what Dr.Occ's mask and lifting cover of labels, prior by prior",
     "scales": "measure the scale of instances in labels, and labels that cannot be true",
