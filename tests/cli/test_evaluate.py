@@ -62,10 +62,11 @@ def test_a_missing_checkpoint_is_one_line(tmp_path, capsys):
 
 
 def test_undefined_scores_are_dashes():
-    report = {"frames": 1, "iou": None, "precision": 0.0, "recall": 0.5, "miou": 0.25, "per_class": {"car": None}}
-    text = report_text({**report, "by_distance": [], "by_height": []})
+    scores = {"iou": None, "precision": 0.0, "recall": 0.5, "miou": 0.25, "per_class": {"car": None}}
+    text = report_text({"frames": 1, "mask": "all voxels", **scores, "by_distance": [], "by_height": []})
     assert "iou             -" in text
     assert "recall      50.00" in text
+    assert "mask       all voxels" in text
 
 
 @pytest.mark.multiprocess
