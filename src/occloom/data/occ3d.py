@@ -20,7 +20,7 @@ from occloom.data.occ3d_files import Mask, label_path, read_labels, read_splits
 from occloom.data.occ3d_labels import OCC3D, OCC3D_GRID
 from occloom.data.prior_cache import load_prior, open_prior, prior_folder, require_priors
 from occloom.data.prior_sources import PriorPicture, keyframe_pictures
-from occloom.data.sample_parts import target_of, usable_frames
+from occloom.data.sample_parts import points_of_one_sample, target_of, usable_frames
 from occloom.data.surround_augment import (
     PictureChange,
     SurroundAugmentation,
@@ -353,13 +353,7 @@ class Occ3d:
                 positions.append(transform_points(now_from_sensor, sweep[:, :3].double()).float())
                 features.append(sweep[:, 3:4] / 255)
                 times.append(torch.full((len(sweep),), moment.seconds))
-        joined = torch.cat(positions)
-        return Points(
-            positions=joined,
-            features=torch.cat(features),
-            batch_index=torch.zeros(len(joined), dtype=torch.int64),
-            time=torch.cat(times),
-        )
+        return points_of_one_sample(positions, features, times)
 
     def _true_depth(self, now: Keyframe, scene: Scene) -> Float32[Tensor, "1 N H W"]:
         """The LiDAR's depth in each present picture, where the car stood at the camera's exposure; nearest ones win."""

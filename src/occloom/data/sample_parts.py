@@ -182,6 +182,11 @@ def load_points(scans: Sequence[TimedScan]) -> Points:
         positions.append((scan[:, :3].double() @ transform[:3, :3].T + transform[:3, 3]).float())
         features.append(scan[:, 3:])
         times.append(torch.full((len(scan),), moment.seconds))
+    return points_of_one_sample(positions, features, times)
+
+
+def points_of_one_sample(positions: list[Tensor], features: list[Tensor], times: list[Tensor]) -> Points:
+    """The points of several sweeps, each "P 3", "P F" and "P"."""
     joined = torch.cat(positions)
     return Points(
         positions=joined,

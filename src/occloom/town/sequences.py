@@ -31,6 +31,13 @@ def draft_folder(root: Path, name: str) -> Path:
     return root / f".draft-{name}"
 
 
+def require_at_least(numbers: Mapping[str, tuple[float, float]]) -> None:
+    """Refuses numbers that make no town: for each name the number that is asked for, and the least."""
+    for name, (value, lowest) in numbers.items():
+        if value < lowest:
+            raise InputError(f"{name} is {value}", rule=f"it must be at least {lowest}")
+
+
 def claim(root: Path, record: Mapping[str, object]) -> None:
     """Records the settings in an empty folder, or makes sure that a town there has the same.
 

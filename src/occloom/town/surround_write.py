@@ -10,7 +10,7 @@ from occloom.errors import InputError
 from occloom.town.nuscenes_tables import SCENES, write_tables
 from occloom.town.nuscenes_writer import Split, SurroundSettings, Sweeps, scene_name, write_scene
 from occloom.town.semantickitti_writer import LabelRule
-from occloom.town.sequences import claim, draft_folder, make_sequences, sequence_seed
+from occloom.town.sequences import claim, draft_folder, make_sequences, require_at_least, sequence_seed
 from occloom.town.surround_world import build_surround_world
 
 VERSION = 1  # of the surround town: raised when the same settings give other bytes
@@ -148,8 +148,6 @@ def _check(sequences: int, val_sequences: int, first_sequence: int, workers: int
         "image height": (settings.image_size[0], 8),
         "image width": (settings.image_size[1], 8),
     }
-    for name, (value, lowest) in least.items():
-        if value < lowest:
-            raise InputError(f"{name} is {value}", rule=f"it must be at least {lowest}")
+    require_at_least(least)
     if first_sequence + sequences + val_sequences > 10_000:
         raise InputError("scenes beyond 9999 are asked for", rule="the layout has scene-0000 to scene-9999")

@@ -10,7 +10,7 @@ from typing import Literal
 from occloom.errors import InputError
 from occloom.town.kitti360_writer import Kitti360Layout
 from occloom.town.semantickitti_writer import LabelRule, SemanticKittiLayout, TownLayout, TownSettings, write_sequence
-from occloom.town.sequences import claim, draft_folder, make_sequences, sequence_seed
+from occloom.town.sequences import claim, draft_folder, make_sequences, require_at_least, sequence_seed
 from occloom.town.world import build_world
 
 VERSION = 1  # of the town: raised when the same settings give other bytes
@@ -116,9 +116,7 @@ def _check(sequences: int, first_sequence: int, workers: int, settings: TownSett
         "image height": (settings.image_size[0], 8),
         "image width": (settings.image_size[1], 8),
     }
-    for name, (value, lowest) in least.items():
-        if value < lowest:
-            raise InputError(f"{name} is {value}", rule=f"it must be at least {lowest}")
+    require_at_least(least)
     if first_sequence + sequences > 100:
         raise InputError(
             f"sequences up to {first_sequence + sequences - 1} are asked for", rule="the layout has 00 to 99"
