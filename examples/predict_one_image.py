@@ -22,7 +22,7 @@ def main(
         camera_from_ego=calibration.camera_from_velodyne(2),
         depth=depth,
     )
-    model = load_model("baseline-town")
+    model = load_model("voxdet-town")
     labels = model.predict(scene)[0].numpy()  # 256 x 256 x 32 class ids, 0 = empty
     comparison_picture(image, labels, None, model.grid, model.label_space).save(out)
     print(f"{(labels != model.label_space.empty).sum()} voxels are filled; picture: {out}")

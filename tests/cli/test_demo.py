@@ -9,14 +9,15 @@ from occloom.cli.main import run
 
 
 @pytest.mark.slow
-def test_the_demo_scores_four_predictors_and_draws(tmp_path, capsys):
+def test_the_demo_scores_five_predictors_and_draws(tmp_path, capsys):
     assert run(["demo", str(tmp_path / "demo"), "--sequences", "2", "--frames", "1", "--pictures", "1"]) == 0
     printed = capsys.readouterr().out
     text = (tmp_path / "demo/scores.txt").read_text()
     rows = re.findall(r"│ (\S.*?) +│ +([\d.]+) │ +([\d.]+) │ +([\d.]+) │ +([\d.]+) │", text)
     scores = {name: float(iou) for name, iou, *_ in rows}
-    assert len(scores) == 4
-    assert scores[demo.MODEL] > max(iou for name, iou in scores.items() if name != demo.MODEL)
+    assert len(scores) == 5
+    models = {demo.MODEL, demo.CONTROL}
+    assert min(scores[name] for name in models) > max(iou for name, iou in scores.items() if name not in models)
     assert "evaluate_completion.py" in text
     (picture,) = (tmp_path / "demo/pictures").iterdir()
     assert Image.open(picture).width > 600

@@ -32,14 +32,18 @@ from occloom.metrics.protocols import ScoringProtocol
 from occloom.scene import collate
 from occloom.town.write import write_town
 
-MODEL = "baseline-town"
+MODEL = "voxdet-town"
+CONTROL = "baseline-town"
+"""The lift-splat baseline, scored beside the model."""
 SEED = 0
 """Of the town that the model was trained on."""
 UNSEEN = 90
 """Sequences from here to 99 are neither trained nor validated on."""
 IMAGE_SIZE = (96, 320)
 FOLLOWING_SCANS = 70
-SHIPPED_FRAMES = SHIPPED / MODEL / "frames.zip"
+VOXEL_PRIOR = SHIPPED / "town" / "voxel_prior.npz"
+"""The most frequent class of each voxel in the labels that both were trained on."""
+SHIPPED_FRAMES = SHIPPED / "town" / "frames.zip"
 """A few unseen frames, for machines that cannot cast rays."""
 
 
@@ -54,7 +58,8 @@ def demo(
     """Predict, score and draw streets of the town that the shipped model never saw.
 
     Makes the streets, matches the stereo pairs, predicts, scores by the official protocol beside two predictors that
-    look at nothing and beside the model shown another drive's pictures, and draws. Takes a few minutes on 2 cores.
+    look at nothing, the lift-splat baseline, and the model shown another drive's pictures, and draws. Takes a few
+    minutes on 2 cores.
 
     Args:
         out: Folder to write: the town, pictures and the scores.
@@ -66,7 +71,8 @@ def demo(
     if not 1 <= sequences <= 100 - UNSEEN:
         raise InputError(f"{sequences} sequences", rule=f"1 to {100 - UNSEEN} were kept unseen", remedy="choose fewer")
     require_at_least("pictures", pictures, 0)
-    find_checkpoint(MODEL)  # to refuse before the minutes that the streets take
+    for name in (MODEL, CONTROL):
+        find_checkpoint(name)  # to refuse before the minutes that the streets take
     started, console = time.perf_counter(), Console()
     root = out / "town"
     _make_streets(root, sequences, frames, workers, console)
@@ -76,6 +82,7 @@ def demo(
     samples = _open(root, model)
     counts = _naive_counts(samples)
     everything, others = range(len(samples)), other_scenes(samples.tokens)
+    counts[CONTROL] = count(load_model(CONTROL, fabric.device), samples, fabric, indices=everything).total
     blind = count(model, samples, fabric, indices=everything, scene_of=others)
     counts[f"{MODEL}, pictures of another drive"] = blind.total
     counts[MODEL] = count(model, samples, fabric, indices=everything).total
@@ -123,7 +130,7 @@ def _open(root: Path, model: OccupancyModel) -> SceneDataset:
 
 def _naive_counts(samples: SceneDataset) -> dict[str, Int64[Tensor, "K K"]]:
     """Pooled confusion of two predictors that look at nothing."""
-    prior = load_voxel_prior(SHIPPED / MODEL / "voxel_prior.npz")
+    prior = load_voxel_prior(VOXEL_PRIOR)
     return {
         "everything below is road": _fixed_counts(road_below(samples.grid, samples.label_space), samples),
         "most frequent class of each voxel": _fixed_counts(prior, samples),
