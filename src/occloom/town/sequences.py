@@ -31,7 +31,7 @@ def draft_folder(root: Path, name: str) -> Path:
     return root / f".draft-{name}"
 
 
-def require_at_least(numbers: Mapping[str, tuple[float, float]]) -> None:
+def require_at_least(numbers: Mapping[str, tuple[int | float, int | float]]) -> None:
     """Refuses numbers that make no town: for each name the number that is asked for, and the least."""
     for name, (value, lowest) in numbers.items():
         if value < lowest:
