@@ -35,8 +35,14 @@ def test_more_drives_than_were_kept_unseen_are_refused(tmp_path, capsys):
     assert "1 to 10" in capsys.readouterr().err
 
 
+def test_one_frame_is_refused_before_streets_are_made(tmp_path, capsys):
+    assert run(["demo", str(tmp_path / "demo"), "--sequences", "1", "--frames", "1"]) == 2
+    assert "one frame" in capsys.readouterr().err
+    assert not (tmp_path / "demo").exists()
+
+
 def test_a_package_without_weights_is_refused_before_streets_are_made(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(inference, "SHIPPED", tmp_path / "nothing")
-    assert run(["demo", str(tmp_path / "demo"), "--sequences", "1", "--frames", "1"]) == 2
+    assert run(["demo", str(tmp_path / "demo"), "--sequences", "2", "--frames", "1"]) == 2
     assert demo.MODEL in capsys.readouterr().err
     assert not (tmp_path / "demo").exists()
