@@ -155,3 +155,22 @@ def test_the_rate_of_convolutions_is_that_of_a_plain_stopwatch():
     nn.functional.conv3d(volume, weight, padding=1)
     other = 2 * volume.numel() * 8 * 27 / (time.perf_counter() - started)
     assert 0.1 < rate / other < 10
+
+
+def test_a_parameter_that_a_module_is_handed_is_counted_and_stays_trainable():
+    recipe = tiny()
+
+    class Handing(type(build_model(recipe))):
+        def forward(self, scene):
+            self.layer(self.query[:1].expand(2, -1))
+            return super().forward(scene)
+
+    model = build_model(recipe)
+    model.__class__ = Handing
+    model.layer, model.query = torch.nn.Linear(3, 5), torch.nn.Parameter(torch.ones(4, 3))
+    plain, handed = (
+        measure(build_model(recipe), example_scene(recipe), repeats=1),
+        measure(model, example_scene(recipe), repeats=1),
+    )
+    assert handed.flops - plain.flops == 2 * 2 * 3 * 5
+    assert all(parameter.requires_grad for parameter in model.parameters())

@@ -135,7 +135,7 @@ def measure(model: OccupancyModel, scene: Scene, *, repeats: int, levels: int = 
         # Read before operations are counted: the counter takes some of them apart, and may need more memory.
         peak = torch.cuda.max_memory_allocated() if cuda else _peak_resident_bytes()
         counter = FlopCounterMode(display=False)
-        with counter, _gauged(gauged, counter.get_total_flops) as flops:
+        with _frozen(model), counter, _gauged(gauged, counter.get_total_flops) as flops:
             model.predict(scene)
     return Cost(
         flops=counter.get_total_flops(),
@@ -149,6 +149,19 @@ def measure(model: OccupancyModel, scene: Scene, *, repeats: int, levels: int = 
             for name, modules in makers.items()
         },
     )
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """No parameter asks for a gradient: the counter's hooks fail on parameters that a module is handed."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 def convolution_rate(device: torch.device | str = "cpu", *, channels: int = 128, repeats: int = 2) -> float:
