@@ -242,7 +242,7 @@ FILE_CASES: list[tuple[str, Break, str]] = [
     ("town {root}/sequences --sequences 1", nothing, "sequences"),
     ("town {root}/file --sequences 1", write("file", ""), "file"),
     ("town {root}/old --sequences 1", write("old/town.json", "{"), "old"),
-    ("demo {root}/file --sequences 1 --frames 1", write("file", ""), "file"),
+    ("demo {root}/file --sequences 2 --frames 1", write("file", ""), "file"),
 ]
 
 OPTION_CASES = [

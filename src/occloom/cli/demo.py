@@ -70,8 +70,9 @@ def demo(
     """
     if not 1 <= sequences <= 100 - UNSEEN:
         raise InputError(f"{sequences} sequences", rule=f"1 to {100 - UNSEEN} were kept unseen", remedy="choose fewer")
+    require_at_least("frames", frames, 1)
     require_at_least("pictures", pictures, 0)
-    if sequences * frames < 2:
+    if sequences * frames == 1:
         raise InputError("one frame is asked for", rule="one frame is also predicted from another one's pictures")
     for name in (MODEL, CONTROL):
         find_checkpoint(name)  # to refuse before the minutes that the streets take
