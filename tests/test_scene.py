@@ -61,6 +61,8 @@ def make_scene(
             intrinsics=random(batch, cameras, 3, 3),
             features=random(batch, cameras, 2, 1, 2),
         ),
+        pseudo_voxels=random(batch, 4, 6, 2) > 0.5,
+        proposals=random(batch, 2, 3, 1) > 0.5,
         augmentation=Augmentation(
             picture_from_source=random(batch, frames, cameras, 3, 3), ego_from_source=random(batch, 4, 4)
         ),
@@ -99,7 +101,7 @@ class TestCollate:
     def test_every_tensor_is_joined_in_order_and_only_its_precision_changes(self):
         samples = [make_sample(1, 0), make_sample(2, 1), make_sample(1, 2, points=0)]
         joined, parts = tensors(collate(samples)), [tensors(sample) for sample in samples]
-        assert len(joined) == 22
+        assert len(joined) == 24
         for name, tensor in joined.items():
             if name != "scene.points.batch_index":
                 assert torch.equal(tensor, torch.cat([part[name] for part in parts]).to(tensor.dtype)), name
@@ -178,6 +180,11 @@ class TestMismatch:
     def test_parts_of_other_cameras_are_refused(self, name):
         with pytest.raises(ValueError, match="to begin with shape"):
             replace(make_scene(), **{name: getattr(make_scene(cameras=1), name)})
+
+    @pytest.mark.parametrize("name", ["pseudo_voxels", "proposals"])
+    def test_volumes_of_another_batch_are_refused(self, name):
+        with pytest.raises(ValueError, match=f"{name} to begin with shape"):
+            replace(make_scene(), **{name: getattr(make_scene(batch=2), name)})
 
     @pytest.mark.parametrize("name", ["intrinsics", "features"])
     def test_a_prior_of_two_batches_is_refused(self, name):

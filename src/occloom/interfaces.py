@@ -33,6 +33,10 @@ class Needs:
     """`Scene.prior`, its depth and intrinsics."""
     prior_features: bool = False
     """The features of `Scene.prior` too."""
+    pseudo_voxels: bool = False
+    """`Scene.pseudo_voxels`."""
+    proposals: bool = False
+    """`Scene.proposals`."""
 
 
 @dataclass(frozen=True)

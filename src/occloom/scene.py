@@ -126,6 +126,10 @@ class Scene(TensorRecord):
     """An input estimate (stereo, LiDAR projection, a depth model): z-depth in metres, 0 = unknown."""
     points: Points | None = None
     prior: DepthPrior | None = None
+    pseudo_voxels: Bool[Tensor, "B X Y Z"] | None = None
+    """Voxels at 0.2 m that a point of several frames' input depth lies in: what a query network corrects."""
+    proposals: Bool[Tensor, "B x y z"] | None = None
+    """Voxels, twice as large, that a query network found occupied: where VoxFormer's kind begins."""
     augmentation: Augmentation | None = None
     """None where pictures and ego frame are taken as they are."""
 
@@ -139,6 +143,8 @@ class Scene(TensorRecord):
             ("camera_valid", self.camera_valid, (batch, frames, cameras)),
             ("images", self.images, (batch, frames, cameras, 3)),
             ("depth", self.depth, (batch, frames, cameras)),
+            ("pseudo_voxels", self.pseudo_voxels, (batch,)),
+            ("proposals", self.proposals, (batch,)),
         ):
             if value is not None:
                 _expect(name, value, expected)

@@ -152,6 +152,15 @@ class TestMirroredWorld:
                     seen = before[1] > 0.1
                     torch.testing.assert_close(after[0][seen], before[0][seen], atol=1e-6, rtol=1e-9)
 
+    @pytest.mark.parametrize(("along_x", "along_y"), WAYS)
+    def test_volumes_follow_the_labels(self, sample: Sample, along_x: bool, along_y: bool):
+        fine, coarse = sample.target.labels == 3, sample.target.labels[:, ::2, ::2, ::2] == 3
+        scene = replace(sample.scene, pseudo_voxels=fine, proposals=coarse)
+        mirrored = mirror_world(replace(sample, scene=scene), self.GRID, along_x=along_x, along_y=along_y)
+        dims = [1 + axis for axis, on in enumerate((along_x, along_y)) if on]
+        assert torch.equal(mirrored.scene.pseudo_voxels, mirrored.target.labels == 3)
+        assert torch.equal(mirrored.scene.proposals, coarse.flip(dims))
+
     def test_points_and_ego_motion_follow(self, sample: Sample):
         mirrored = mirror_world(sample, self.GRID, along_x=True, along_y=False)
         flip = mirrored.scene.augmentation.ego_from_source[0]

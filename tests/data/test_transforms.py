@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -28,6 +30,15 @@ def test_mirrored_points_lie_in_the_mirrored_voxels_and_rotations_stay_rotations
     turn = mirrored.scene.cameras.camera_from_ego[..., :3, :3]
     assert torch.allclose(torch.linalg.det(turn), torch.ones((), dtype=turn.dtype))
     assert (mirrored.scene.cameras.intrinsics[..., 0, 0] > 0).all()
+
+
+def test_mirrored_volumes_follow_the_labels(sample):
+    fine, coarse = sample.target.labels == 9, sample.target.labels[:, ::2, ::2, ::2] == 9
+    scene = replace(sample.scene, pseudo_voxels=fine, proposals=coarse)
+    mirrored = mirror(replace(sample, scene=scene), SEMANTIC_KITTI_GRID, width=122)
+    assert fine.any()
+    assert torch.equal(mirrored.scene.pseudo_voxels, mirrored.target.labels == 9)
+    assert torch.equal(mirrored.scene.proposals, coarse.flip(2))
 
 
 def test_no_shift_leaves_colours_and_greying_takes_them(sample):

@@ -148,19 +148,26 @@ def mirror_world(sample: Sample, grid: VoxelGrid, *, along_x: bool, along_y: boo
     signs[axes] = -1.0
     flip = torch.diag(signs)
     augmentation, points = scene.augmentation, scene.points
+    dimensions = [1 + axis for axis in axes]
     mirrored = replace(
         scene,
         cameras=replace(scene.cameras, camera_from_ego=scene.cameras.camera_from_ego @ flip),
         now_from_then=flip @ scene.now_from_then @ flip,
         points=None if points is None else replace(points, positions=points.positions * signs[:3].float()),
+        pseudo_voxels=_flipped(scene.pseudo_voxels, dimensions),
+        proposals=_flipped(scene.proposals, dimensions),
         augmentation=None
         if augmentation is None
         else replace(augmentation, ego_from_source=flip @ augmentation.ego_from_source),
     )
     if target is not None:
-        dimensions = [1 + axis for axis in axes]
         target = replace(target, labels=target.labels.flip(dimensions), observed=target.observed.flip(dimensions))
     return replace(sample, scene=mirrored, target=target)
+
+
+def _flipped(volume: Tensor | None, dimensions: list[int]) -> Tensor | None:
+    """A volume "B X Y Z" reversed along some of its dimensions."""
+    return None if volume is None else volume.flip(dimensions)
 
 
 def _scaled(source: tuple[int, int], scale: float) -> tuple[int, int]:

@@ -46,6 +46,8 @@ def mirror(sample: Sample, grid: VoxelGrid, *, width: int) -> Sample:
         images=_flip_columns(scene.images),
         depth=_flip_columns(scene.depth),
         points=_mirror_points(scene.points),
+        pseudo_voxels=_flip_rows(scene.pseudo_voxels),
+        proposals=_flip_rows(scene.proposals),
     )
     return replace(sample, scene=mirrored, target=_mirror_target(sample.target))
 
@@ -53,6 +55,11 @@ def mirror(sample: Sample, grid: VoxelGrid, *, width: int) -> Sample:
 def _flip_columns(picture: Tensor | None) -> Tensor | None:
     """A picture with its last axis reversed."""
     return None if picture is None else picture.flip(-1)
+
+
+def _flip_rows(volume: Tensor | None) -> Tensor | None:
+    """A volume "B X Y Z" with Y reversed."""
+    return None if volume is None else volume.flip(2)
 
 
 def _mirror_points(points: Points | None) -> Points | None:
