@@ -194,6 +194,78 @@ def test_the_dense_form_is_traced_without_looking_at_numbers(kind):
     torch.testing.assert_close(exported(*second), model(*second))
 
 
+class MeanOfSeen(torch.nn.Module):
+    """A guide that mixes the queries an image sees: whatever else it is given would show."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix = torch.nn.Linear(8, 8, dtype=torch.float64)
+
+    def forward(self, queries, seen):
+        total = torch.where(seen[..., None], queries, 0).sum(dim=1, keepdim=True)
+        return queries + self.mix(total / seen.sum(dim=1).clamp(min=1)[:, None, None])
+
+
+def naive_guided(attention, guide, queries, references, values, where):
+    """Camera by camera: its own queries refined among themselves, then one by one where they look."""
+    looks = torch.zeros_like(queries)
+    cameras = torch.zeros(queries.shape[:2], dtype=queries.dtype)
+    for b, n in itertools.product(range(len(queries)), range(references.visible.shape[1])):
+        hit = (references.visible[b, n].any(dim=1) & where[b]).nonzero()[:, 0]
+        refined = guide(queries[b, hit][None], torch.ones(1, len(hit), dtype=torch.bool))[0]
+        for row, q in enumerate(hit.tolist()):
+            maps = [value[b, n] for value in values]
+            place = references.locations[b, n, q], references.visible[b, n, q]
+            looks[b, q] += naive_look(attention, refined[row], *place, maps, [])
+            cameras[b, q] += 1
+    return attention.output_proj(looks / cameras.clamp(min=1)[..., None]) * where[..., None]
+
+
+@pytest.mark.parametrize(("cameras", "references"), [(1, 1), (3, 2)])
+def test_a_guide_refines_the_queries_of_each_camera_alone(cameras, references):
+    """The update, its gradients and the maps; gathered, dense and one by one."""
+    attention, guide = built(DeformableCrossAttention, levels=1, references=references), MeanOfSeen()
+    sizes = ((3, 5),)
+    queries, seen, values, _ = inputs(batch=2, cameras=cameras, sizes=sizes, references=references, every=23)
+    where = torch.rand(queries.shape[:2], generator=torch.Generator().manual_seed(2)) < 0.8
+    counts = (seen.visible.any(-1) & where[:, None]).sum(-1).flatten()
+    assert len(counts.unique()) > 1, "padding is put to the test"
+    leaves = [queries.requires_grad_(), *(t.requires_grad_() for t in values), *attention.parameters()]
+    leaves += guide.parameters()
+    answers = []
+    for update in (
+        naive_guided(attention, guide, queries, seen, values, where),
+        attention(queries, seen, values, where, guide),
+        attention.dense(queries, seen, values, where, guide),
+    ):
+        grad = torch.randn(update.shape, dtype=update.dtype, generator=torch.Generator().manual_seed(3))
+        answers.append((update, *torch.autograd.grad(update, leaves, grad)))
+    for expected, *others in zip(*answers, strict=True):
+        assert expected.any()
+        for ours in others:
+            torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_a_guide_that_changes_nothing_changes_nothing():
+    attention = built(DeformableCrossAttention)
+    queries, seen, values, _ = inputs(batch=2, cameras=3)
+    guided, maps = attention.with_maps(queries, seen, values, guide=lambda queries, seen: queries)
+    expected, expected_maps = attention.with_maps(queries, seen, values)
+    torch.testing.assert_close(guided, expected)
+    torch.testing.assert_close(maps.locations, expected_maps.locations)
+    torch.testing.assert_close(maps.weights, expected_maps.weights)
+
+
+def test_a_guide_is_trained_though_no_camera_sees_a_query():
+    attention, guide = built(DeformableCrossAttention), MeanOfSeen()
+    queries, seen, values, _ = inputs(batch=2)
+    blind = ReferencePoints(seen.locations, torch.zeros_like(seen.visible))
+    update = attention(queries, blind, values, guide=guide)
+    torch.testing.assert_close(update, attention(queries, blind, values))
+    update.sum().backward()
+    assert all(parameter.grad is not None and not parameter.grad.any() for parameter in guide.parameters())
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_cameras_that_share_a_query_are_averaged(kind):
     attention = built(kind)

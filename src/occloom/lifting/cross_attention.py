@@ -8,6 +8,7 @@ it, and projects (spatial cross-attention of Li et al., "BEVFormer", ECCV 2022, 
 
 import math
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -49,6 +50,21 @@ class AttentionMaps:
     """Fractions (u, v) or (u, v, depth)."""
     weights: Float[Tensor, "P heads levels points"]
     """They sum to 1 over levels and points, less those of points whose reference the camera does not see."""
+
+
+@runtime_checkable
+class PairGuide(Protocol):
+    """What refines the queries of each image before they choose where to look; not what they carry on."""
+
+    def __call__(self, queries: Float[Tensor, "M K C"], seen: Bool[Tensor, "M K"]) -> Float[Tensor, "M K C"]:
+        """The queries that the offsets and weights of each image are made from.
+
+        Args:
+            queries: Those that each of the M = B N images sees, in their order, padded to one number K.
+            seen: False for padding and, in the dense form, for queries that the image does not see: such rows must not
+                count for others, and their answers are not used.
+        """
+        ...
 
 
 def project_references(
@@ -138,15 +154,15 @@ class _CrossAttention(nn.Module):
         return self.sampling_offsets(queries_KC).view(-1, *self.layout, 2) / sizes[:, None]
 
     def _maps(
-        self, queries_KC: Tensor, offsets_KHLPA: Tensor, references: ReferencePoints, pairs: _Pairs
+        self, queries_KC: Tensor, offsets_KHLPA: Tensor, number_P: Tensor, references: ReferencePoints, pairs: _Pairs
     ) -> AttentionMaps:
-        """Where each pair looks."""
+        """Where each pair looks; `number_P` says which of the queries is its own."""
         place = pairs.image * references.visible.shape[2] + pairs.query
         locations, weights = self._samples(
             references.locations.flatten(0, 2).index_select(0, place),
             references.visible.flatten(0, 2).index_select(0, place),
-            offsets_KHLPA.index_select(0, pairs.number),
-            self._weights(queries_KC).index_select(0, pairs.number),
+            offsets_KHLPA.index_select(0, number_P),
+            self._weights(queries_KC).index_select(0, number_P),
         )
         return AttentionMaps(pairs.sample, pairs.camera, pairs.query, locations, weights)
 
@@ -168,12 +184,12 @@ class _CrossAttention(nn.Module):
         return (centres[..., None, None, None, :, :] + offsets).flatten(-3, -2), weights.flatten(-2)
 
     def _all_samples(
-        self, queries_BQC: Tensor, offsets_HLPA: Tensor, references: ReferencePoints
+        self, queries_BnQC: Tensor, offsets_HLPA: Tensor, references: ReferencePoints
     ) -> tuple[Tensor, Tensor]:
-        """Locations "M Q heads levels points axes" and weights of every query in every image."""
-        shape = queries_BQC.shape[:2]
+        """Locations "M Q heads levels points axes" and weights of every query in every image; n is N, or 1 for all."""
+        shape = queries_BnQC.shape[:3]
         offsets, weights = (
-            part.unflatten(0, shape)[:, None] for part in (offsets_HLPA, self._weights(queries_BQC.flatten(0, 1)))
+            part.unflatten(0, shape) for part in (offsets_HLPA, self._weights(queries_BnQC.flatten(0, 2)))
         )
         locations, weights = self._samples(references.locations, references.visible, offsets, weights)
         return locations.flatten(0, 1), weights.flatten(0, 1)
@@ -221,6 +237,7 @@ class DeformableCrossAttention(_CrossAttention):
         references: ReferencePoints,
         values: tuple[Float[Tensor, "B N C _ _"], ...],
         where: Bool[Tensor, "B Q"] | None = None,
+        guide: PairGuide | None = None,
     ) -> Float[Tensor, "B Q C"]:
         """What is to be added to the queries.
 
@@ -229,11 +246,12 @@ class DeformableCrossAttention(_CrossAttention):
             references: Where they are in the images; the depth fraction is not used.
             values: Maps of the images, one a level, with the embeddings of camera and level added already.
             where: Queries to compute, None for all; the cost falls with their number.
+            guide: Refines the queries of each image before they choose where to look there; None leaves them.
 
         Returns:
             0 outside `where`. Queries in it that no camera sees get the bias of the projection.
         """
-        return self.with_maps(queries, references, values, where)[0]
+        return self.with_maps(queries, references, values, where, guide)[0]
 
     def with_maps(
         self,
@@ -241,13 +259,18 @@ class DeformableCrossAttention(_CrossAttention):
         references: ReferencePoints,
         values: tuple[Float[Tensor, "B N C _ _"], ...],
         where: Bool[Tensor, "B Q"] | None = None,
+        guide: PairGuide | None = None,
     ) -> tuple[Float[Tensor, "B Q C"], AttentionMaps]:
         """`forward`, and where the queries looked."""
         where = _everywhere(queries) if where is None else where
         pairs = _visible_pairs(references, where)
         with full_precision(queries.device.type):
-            chosen = _chosen(queries, pairs)
-            maps = self._maps(chosen, self._offsets(chosen, values), references, pairs)
+            if guide is None:
+                chosen, number = _chosen(queries, pairs), pairs.number
+            else:
+                chosen = _guided(guide, queries, pairs, images=math.prod(references.visible.shape[:2]))
+                number = torch.arange(len(chosen), device=chosen.device)
+            maps = self._maps(chosen, self._offsets(chosen, values), number, references, pairs)
         looked = deformable_attention(self._project_values(values), pairs.image, maps.locations, maps.weights)
         return self._update(looked, pairs, where), maps
 
@@ -257,13 +280,18 @@ class DeformableCrossAttention(_CrossAttention):
         references: ReferencePoints,
         values: tuple[Float[Tensor, "B N C _ _"], ...],
         where: Bool[Tensor, "B Q"] | None = None,
+        guide: PairGuide | None = None,
     ) -> Float[Tensor, "B Q C"]:
         """`forward` with static shapes: every query looks into every camera, seen or not, and all samples are held."""
         where = _everywhere(queries) if where is None else where
         with full_precision(queries.device.type):
-            queries = _precise(queries)
-            offsets = self._offsets(queries.flatten(0, 1), values)
-            locations, weights = self._all_samples(queries, offsets, references)
+            each = _precise(queries)[:, None]
+            if guide is not None:
+                seen = references.visible.any(dim=-1) & where[:, None]
+                alone = each.expand(-1, seen.shape[1], -1, -1).flatten(0, 1)
+                each = guide(alone, seen.flatten(0, 1)).unflatten(0, seen.shape[:2])
+            offsets = self._offsets(each.flatten(0, 2), values)
+            locations, weights = self._all_samples(each, offsets, references)
         projected = tuple(_precise(value) for value in self._project_values(values))
         looked = dense_deformable_attention(projected, locations, weights)
         return self._update_all(looked, references, where)
@@ -314,7 +342,7 @@ class DepthAwareCrossAttention(_CrossAttention):
         pairs = _visible_pairs(references, where)
         with full_precision(queries.device.type):
             chosen = _chosen(queries, pairs)
-            maps = self._maps(chosen, self._offsets_3d(chosen, values, depths), references, pairs)
+            maps = self._maps(chosen, self._offsets_3d(chosen, values, depths), pairs.number, references, pairs)
         projected, flat_depths = self._project_values(values), tuple(depth.flatten(0, 1) for depth in depths)
         looked = deformable_attention_3d(projected, flat_depths, pairs.image, maps.locations, maps.weights)
         return self._update(looked, pairs, where), maps
@@ -332,7 +360,7 @@ class DepthAwareCrossAttention(_CrossAttention):
         with full_precision(queries.device.type):
             queries = _precise(queries)
             offsets = self._offsets_3d(queries.flatten(0, 1), values, depths)
-            locations, weights = self._all_samples(queries, offsets, references)
+            locations, weights = self._all_samples(queries[:, None], offsets, references)
         projected = tuple(_precise(value) for value in self._project_values(values))
         flat_depths = tuple(_precise(depth.flatten(0, 1)) for depth in depths)
         looked = dense_deformable_attention_3d(projected, flat_depths, locations, weights)
@@ -352,6 +380,20 @@ def _everywhere(queries: Tensor) -> Tensor:
 def _chosen(queries: Tensor, pairs: _Pairs) -> Tensor:
     """The K queries that have something to see, in full precision."""
     return _precise(queries.flatten(0, 1).index_select(0, pairs.seen))
+
+
+def _guided(guide: PairGuide, queries: Tensor, pairs: _Pairs, *, images: int) -> Tensor:
+    """The query of each pair, refined among those that its image sees: "P C"."""
+    counts = torch.bincount(pairs.image, minlength=images)
+    most = int(counts.max()) if images else 0
+    # Pairs are ordered by image, so a pair's place in its image is how many came after the image's first.
+    slot = torch.arange(len(pairs.image), device=counts.device) - (counts.cumsum(0) - counts)[pairs.image]
+    place = pairs.image * most + slot
+    gathered = _precise(queries.flatten(0, 1).index_select(0, pairs.sample * queries.shape[1] + pairs.query))
+    padded = gathered.new_zeros(images * most, gathered.shape[1]).index_copy(0, place, gathered)
+    seen = torch.zeros(images * most, dtype=torch.bool, device=place.device).index_fill(0, place, True)
+    refined = guide(padded.unflatten(0, (images, most)), seen.unflatten(0, (images, most)))
+    return refined.flatten(0, 1).index_select(0, place)
 
 
 def _precise(tensor: Tensor) -> Tensor:
