@@ -65,6 +65,8 @@ def scene_for(model: OccupancyModel, recipe: Recipe) -> Scene:
         depth=scene.depth if needs.depth else None,
         points=scene.points if needs.points else None,
         prior=prior,
+        pseudo_voxels=scene.pseudo_voxels if needs.pseudo_voxels else None,
+        proposals=scene.proposals if needs.proposals else None,
     )
 
 

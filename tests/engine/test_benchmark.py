@@ -41,6 +41,10 @@ def test_an_example_has_the_recipes_sizes_and_cameras_all_around():
     assert scene.depth.shape == (1, 3, 6, 8, 10)
     assert 0.2 < float((scene.depth > 0).float().mean()) < 1
     assert float(scene.depth.max()) <= 50
+    x, y, z = ManyViews().grid.shape
+    assert scene.pseudo_voxels.shape == (1, 2 * x, 2 * y, 2 * z)
+    assert scene.proposals.shape == (1, -(-x // 2), -(-y // 2), -(-z // 2))
+    assert 0 < float(scene.pseudo_voxels.float().mean()) < 0.2
     ahead = scene.cameras.camera_from_ego[0, 0, :, 2, :3]
     for n in range(6):
         angle = torch.tensor(torch.pi * n / 3)
