@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from occloom.ops.row_sums import add_row_sums_gradient, pad_pixels, pixel_corners, row_sums
+from occloom.ops import row_sums as module
+from occloom.ops.row_sums import add_row_sums_gradient, pad_pixels, pixel_corners, row_sums, scatter_rows
 
 
 def random(*shape, seed=0):
@@ -48,3 +49,31 @@ def test_sums_and_their_gradients_equal_a_plain_sum():
     ours = add_row_sums_gradient(table.detach(), index, shares.detach(), grad, after)
     torch.testing.assert_close(ours, of_shares)
     torch.testing.assert_close(after - before, of_table)
+
+
+@pytest.mark.parametrize("chunk", [1 << 21, 30])
+def test_scattered_rows_equal_a_loop_forward_and_backward(chunk, monkeypatch):
+    monkeypatch.setattr(module, "CHUNK_ELEMENTS", chunk)
+    rows, shares = random(7, 3).requires_grad_(), random(7, 4, seed=1).requires_grad_()
+    index = torch.randint(0, 6, (7, 4), generator=torch.Generator().manual_seed(2))
+    expected = torch.zeros(6, 3, dtype=torch.float64)
+    for g in range(7):
+        for k in range(4):
+            expected = expected.index_add(0, index[g, k : k + 1], shares[g, k] * rows[g][None])
+    table = scatter_rows(rows, index, shares, 6)
+    torch.testing.assert_close(table, expected)
+    grad = random(6, 3, seed=3)
+    for ours, theirs in zip(
+        torch.autograd.grad(table, [rows, shares], grad),
+        torch.autograd.grad(expected, [rows, shares], grad),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_scattering_is_the_adjoint_of_summing():
+    rows, shares, table = random(7, 3), random(7, 4, seed=1), random(6, 3, seed=2)
+    index = torch.randint(0, 6, (7, 4), generator=torch.Generator().manual_seed(2))
+    there = (scatter_rows(rows, index, shares, 6) * table).sum()
+    torch.testing.assert_close(there, (row_sums(table, index, shares) * rows).sum())
+    assert not scatter_rows(rows[:0], index[:0], shares[:0], 6).any()

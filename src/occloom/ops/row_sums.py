@@ -4,10 +4,13 @@ A feature map is a table with one row a pixel; a bilinear sample is a weighted s
 pass, the rows are never held. Sums and gradients are the same on a CPU whatever the number of threads.
 """
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 CHUNK_ELEMENTS = 1 << 21
 """Numbers that the rows or indices of a chunk may hold (8 MiB in float32, which stays in the cache of a CPU)."""
@@ -81,3 +84,50 @@ def add_row_sums_gradient(
     grad_rows = shares[:, :, None] * grad[:, None, :]
     grad_table.index_add_(0, index.reshape(-1), grad_rows.view(-1, channels))
     return (rows * grad[:, None, :]).sum(dim=-1)
+
+
+def scatter_rows(
+    rows: Float[Tensor, "G C"], index: Int64[Tensor, "G K"], shares: Float[Tensor, "G K"], count: int
+) -> Float[Tensor, "{count} C"]:
+    """A table to whose row `index[g, k]` each `shares[g, k] * rows[g]` was added: `row_sums` the other way round.
+
+    What is added is never held at once, nor its gradient.
+
+    Args:
+        rows: To add.
+        index: Rows of the table.
+        shares: What of a row of `rows` goes there.
+        count: Rows of the table.
+    """
+    table = _ScatterRows.apply(rows, index, shares, count)
+    assert isinstance(table, Tensor)
+    return table
+
+
+class _ScatterRows(torch.autograd.Function):
+    """`scatter_rows`, some rows at a time."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, rows: Tensor, index: Tensor, shares: Tensor, count: int) -> Tensor:
+        ctx.save_for_backward(rows, index, shares)
+        table = rows.new_zeros(count, rows.shape[1])
+        for row, into, share in _chunks(rows, index, shares):
+            added = share[:, :, None] * row[:, None, :]
+            table.index_add_(0, into.reshape(-1), added.view(-1, rows.shape[1]))
+        return table
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        rows, index, shares = ctx.saved_tensors
+        grad_shares = [
+            (grad.index_select(0, into.reshape(-1)).view(*into.shape, -1) @ row[:, :, None])[..., 0]
+            for row, into, _ in _chunks(rows, index, shares)
+        ]
+        return row_sums(grad, index, shares), None, torch.cat(grad_shares), None
+
+
+def _chunks(rows: Tensor, index: Tensor, shares: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """The same groups of all three, so few that their rows in the table fit a chunk."""
+    groups = max(1, CHUNK_ELEMENTS // max(1, index.shape[1] * rows.shape[1]))
+    return zip(rows.split(groups), index.split(groups), shares.split(groups), strict=True)
