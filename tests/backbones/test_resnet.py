@@ -232,3 +232,17 @@ def test_the_first_stage_alone_is_the_finest_level():
     trunk = resnet18(width=8).eval()
     images = torch.rand(2, 3, 33, 50)
     assert torch.equal(trunk.first_stage(images), trunk(images).levels[0])
+
+
+@pytest.mark.parametrize(("coarsest", "strides"), [(8, (4, 8)), (16, (4, 8, 16))])
+def test_stages_that_nobody_asks_for_are_not_built(tmp_path, coarsest, strides):
+    torch.manual_seed(0)
+    whole, part = resnet18(width=8).eval(), resnet18(width=8, coarsest_stride=coarsest).eval()
+    assert "layer4.0.conv1.weight" not in part.state_dict()
+    torch.save(whole.state_dict(), tmp_path / "weights.pth")
+    load_torchvision_weights(part, tmp_path / "weights.pth")
+    images = torch.rand(2, 3, 33, 50)
+    assert part.strides == strides
+    for ours, theirs in zip(part(images).levels, whole(images).levels, strict=False):
+        assert torch.equal(ours, theirs)
+    assert part.channels == whole.channels[: len(strides)]

@@ -4,8 +4,9 @@ import math
 import pytest
 import torch
 
+from occloom.errors import InputError
 from occloom.grid import VoxelGrid
-from occloom.lifting.proposals import depth_proposals
+from occloom.lifting.proposals import coarser_proposals, depth_proposals, put_rows, ragged_to_padded, take_rows
 
 GRID = VoxelGrid(lower=(0.0, -3.0, -1.0), voxel_size=(0.5, 0.4, 0.6), shape=(14, 15, 5))
 FORWARD = torch.tensor([[0.0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1]], dtype=torch.float64)
@@ -116,3 +117,42 @@ def test_mixed_precision_moves_no_proposal():
     expected = depth_proposals(*inputs, GRID)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(depth_proposals(*inputs, GRID), expected)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.6, 1.0])
+def test_ragged_to_padded_lists_the_chosen_in_order(share):
+    chosen = torch.rand(3, 20, generator=torch.Generator().manual_seed(0)) < share
+    chosen[1, 5:] = False
+    index, real = ragged_to_padded(chosen)
+    counts = [row.sum().item() for row in chosen]
+    length = max(1, *counts)
+    assert index.shape == real.shape == (3, length)
+    for row, places, valid, count in zip(chosen, index, real, counts, strict=True):
+        assert places[valid].tolist() == [i for i, c in enumerate(row.tolist()) if c]
+        assert valid.tolist() == [True] * count + [False] * (length - count)
+
+
+def test_rows_go_back_to_the_voxels_they_come_from():
+    generator = torch.Generator().manual_seed(0)
+    chosen = torch.rand(3, 20, generator=generator) < 0.3
+    chosen[2] = False
+    rows = torch.randn(3, 20, 4, generator=generator)
+    index, real = ragged_to_padded(chosen)
+    taken = take_rows(rows, index)
+    answer = put_rows(torch.zeros(3, 20, 4), index, real, 2 * taken)
+    assert torch.equal(answer, torch.where(chosen[..., None], 2 * rows, 0))
+
+
+@pytest.mark.parametrize("shape", [(6, 4, 2), (3, 2, 1), (2, 4, 2)])
+def test_a_coarser_voxel_is_proposed_where_one_within_it_is(shape):
+    proposals = torch.rand(2, 6, 4, 2, generator=torch.Generator().manual_seed(0)) < 0.2
+    factors = [n // m for n, m in zip((6, 4, 2), shape, strict=True)]
+    expected = torch.zeros(2, *shape, dtype=torch.bool)
+    for b, *place in proposals.nonzero().tolist():
+        expected[(b, *(p // f for p, f in zip(place, factors, strict=True)))] = True
+    assert torch.equal(coarser_proposals(proposals, shape), expected)
+
+
+def test_proposals_of_another_grid_are_refused():
+    with pytest.raises(InputError, match="volume_coarsening"):
+        coarser_proposals(torch.zeros(1, 6, 4, 2, dtype=torch.bool), (4, 4, 2))

@@ -1,8 +1,9 @@
 import numpy as np
+import pytest
 import torch
 
 from occloom.grid import LabelSpace
-from occloom.losses.cross_entropy import BalancedClasses, EqualClasses, cross_entropy
+from occloom.losses.cross_entropy import BalancedClasses, EqualClasses, cross_entropy, cross_entropy_by_voxels
 
 
 def test_against_a_plain_loop():
@@ -16,14 +17,16 @@ def test_against_a_plain_loop():
             nll = np.log(np.exp(scores).sum()) - scores[labels[b, x, y, z]]
             total += weights[labels[b, x, y, z]] * nll
             weight_sum += weights[labels[b, x, y, z]]
-    ours = cross_entropy(*(torch.from_numpy(a) for a in (logits, labels, observed, weights)))
-    np.testing.assert_allclose(ours.item(), total / weight_sum, rtol=1e-12)
+    given = [torch.from_numpy(a) for a in (logits, labels, observed, weights)]
+    np.testing.assert_allclose(cross_entropy(*given).item(), total / weight_sum, rtol=1e-12)
+    np.testing.assert_allclose(cross_entropy_by_voxels(*given).item(), total / observed.sum(), rtol=1e-12)
 
 
-def test_nothing_observed_costs_nothing():
+@pytest.mark.parametrize("function", [cross_entropy, cross_entropy_by_voxels])
+def test_nothing_observed_costs_nothing(function):
     logits = torch.randn(1, 4, 2, 2, 2, generator=torch.Generator().manual_seed(0), requires_grad=True)
     labels = torch.zeros(1, 2, 2, 2, dtype=torch.int64)
-    loss = cross_entropy(logits, labels, torch.zeros_like(labels, dtype=torch.bool), torch.ones(4))
+    loss = function(logits, labels, torch.zeros_like(labels, dtype=torch.bool), torch.ones(4))
     loss.backward()
     assert loss.item() == 0
     assert not logits.grad.any()

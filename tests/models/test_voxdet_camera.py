@@ -14,7 +14,6 @@ from occloom.models.voxdet_camera import (
     VoxDetConfig,
     nearest_depth,
     planes_one_hot,
-    ragged_to_padded,
 )
 from occloom.scene import Target
 
@@ -155,19 +154,6 @@ def test_frustum_voxels_are_those_of_pixels_at_the_planes():
         inside = all(0 <= k < count for k, count in zip(place, GRID.shape, strict=True))
         flat = (place[0] * GRID.shape[1] + place[1]) * GRID.shape[2] + place[2]
         assert voxels[0, n, i, j, d] == (flat if inside else -1)
-
-
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.6, 1.0])
-def test_ragged_to_padded_lists_the_chosen_in_order(share):
-    chosen = torch.rand(3, 20, generator=torch.Generator().manual_seed(0)) < share
-    chosen[1, 5:] = False
-    index, real = ragged_to_padded(chosen)
-    counts = [row.sum().item() for row in chosen]
-    length = max(1, *counts)
-    assert index.shape == real.shape == (3, length)
-    for row, places, valid, count in zip(chosen, index, real, counts, strict=True):
-        assert places[valid].tolist() == [i for i, c in enumerate(row.tolist()) if c]
-        assert valid.tolist() == [True] * count + [False] * (length - count)
 
 
 # --- the model -------------------------------------------------------------------------------------------------------

@@ -13,6 +13,8 @@ def test_positions_are_those_of_the_voxel_in_c_order():
     for x, y, z in itertools.product(range(2), range(3), range(4)):
         expected = torch.cat([positions.tables[0][x], positions.tables[1][y], positions.tables[2][z]])
         assert torch.equal(rows[(x * 3 + y) * 4 + z], expected)
+    some = torch.tensor([23, 0, 7, 7])
+    assert torch.equal(positions.of(some), rows[some])
 
 
 def test_what_8_does_not_divide_is_refused():

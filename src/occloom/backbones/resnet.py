@@ -21,6 +21,8 @@ Norm = Callable[[int], nn.Module]
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 """Of RGB in [0, 1] over ImageNet: what torchvision's weights expect."""
 IMAGE_STD = (0.229, 0.224, 0.225)
+STRIDES = (4, 8, 16, 32)
+"""Image pixels a feature pixel behind each stage."""
 
 
 def projection(in_channels: int, out_channels: int, *, stride: int, norm: Norm) -> nn.Module | None:
@@ -134,7 +136,7 @@ def deep_stem(width: int, norm: Norm) -> nn.Module:
 
 
 class ResNet(nn.Module):
-    """Images to features at strides 4, 8, 16 and 32, or the coarser ones of these."""
+    """Images to features at strides 4, 8, 16 and 32, or at some of these."""
 
     mean: Tensor
     std: Tensor
@@ -146,6 +148,7 @@ class ResNet(nn.Module):
         *,
         width: int = 64,
         finest_stride: int = 4,
+        coarsest_stride: int = 32,
         norm: Norm = nn.BatchNorm2d,
         stem: Callable[[int, Norm], nn.Module] = plain_stem,
         shortcut: Shortcut = projection,
@@ -158,14 +161,16 @@ class ResNet(nn.Module):
             blocks: Blocks of each stage.
             width: Channels of the first stage before expansion; 64 in the paper, doubled from stage to stage.
             finest_stride: Of the levels that `forward` returns: 4, 8, 16 or 32.
+            coarsest_stride: Of the last stage that is built.
             norm: Makes the normalisation layers; pretrained weights need batch normalisation.
             stem: Makes the first convolution or convolutions, from the width and `norm`.
             shortcut: Makes the way around a block.
             drop_path: Rate of stochastic depth at the last block; it rises linearly from 0 at the first.
         """
         super().__init__()
-        self.strides = tuple(stride for stride in (4, 8, 16, 32) if stride >= finest_stride)
-        stage_channels = [width * 2**stage * block.expansion for stage in range(4)]
+        self.strides = tuple(stride for stride in STRIDES if finest_stride <= stride <= coarsest_stride)
+        built = STRIDES.index(coarsest_stride) + 1
+        stage_channels = [width * 2**stage * block.expansion for stage in range(built)]
         self.channels = tuple(stage_channels[-len(self.strides) :])
         self.conv1 = stem(width, norm)
         self.bn1 = norm(width)
@@ -185,8 +190,10 @@ class ResNet(nn.Module):
             ]
             return nn.Sequential(*made)
 
-        stages = [stage(index) for index in range(4)]
-        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.layer1 = stage(0)
+        self.later_stages = tuple(f"layer{index + 1}" for index in range(1, built))
+        for index, name in enumerate(self.later_stages, start=1):
+            self.add_module(name, stage(index))
         # Not saved, so that the keys stay torchvision's and timm's.
         self.register_buffer("mean", torch.tensor(IMAGE_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGE_STD).view(3, 1, 1), persistent=False)
@@ -195,8 +202,8 @@ class ResNet(nn.Module):
     def forward(self, images: Float[Tensor, "M I H W"]) -> FeaturePyramid:
         """Encode RGB images in [0, 1] of any size; a level has `ceil(size / stride)` pixels."""
         levels = [self.first_stage(images)]
-        for stage in (self.layer2, self.layer3, self.layer4):
-            levels.append(stage(levels[-1]))
+        for name in self.later_stages:
+            levels.append(self.get_submodule(name)(levels[-1]))
         return FeaturePyramid(levels=tuple(levels[-len(self.strides) :]), strides=self.strides)
 
     def first_stage(self, images: Float[Tensor, "M I H W"]) -> Float[Tensor, "M C h w"]:
@@ -211,9 +218,14 @@ def _initialise(module: nn.Module) -> None:
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-def resnet18(*, width: int = 64, finest_stride: int = 4, norm: Norm = nn.BatchNorm2d) -> ResNet:
+def resnet18(
+    *, width: int = 64, finest_stride: int = 4, coarsest_stride: int = 32, norm: Norm = nn.BatchNorm2d
+) -> ResNet:
     """ResNet-18."""
-    return ResNet(BasicBlock, (2, 2, 2, 2), width=width, finest_stride=finest_stride, norm=norm)
+    blocks = (2, 2, 2, 2)
+    return ResNet(
+        BasicBlock, blocks, width=width, finest_stride=finest_stride, coarsest_stride=coarsest_stride, norm=norm
+    )
 
 
 def resnet34(*, width: int = 64, finest_stride: int = 4, norm: Norm = nn.BatchNorm2d) -> ResNet:
@@ -221,9 +233,14 @@ def resnet34(*, width: int = 64, finest_stride: int = 4, norm: Norm = nn.BatchNo
     return ResNet(BasicBlock, (3, 4, 6, 3), width=width, finest_stride=finest_stride, norm=norm)
 
 
-def resnet50(*, width: int = 64, finest_stride: int = 4, norm: Norm = nn.BatchNorm2d) -> ResNet:
+def resnet50(
+    *, width: int = 64, finest_stride: int = 4, coarsest_stride: int = 32, norm: Norm = nn.BatchNorm2d
+) -> ResNet:
     """ResNet-50."""
-    return ResNet(Bottleneck, (3, 4, 6, 3), width=width, finest_stride=finest_stride, norm=norm)
+    blocks = (3, 4, 6, 3)
+    return ResNet(
+        Bottleneck, blocks, width=width, finest_stride=finest_stride, coarsest_stride=coarsest_stride, norm=norm
+    )
 
 
 def resnet50d(
@@ -245,7 +262,8 @@ def resnet50d(
 def load_torchvision_weights(trunk: ResNet, path: Path) -> None:
     """Load weights of the same ResNet as torchvision and timm save them; both use the same keys.
 
-    Those of the classifier (`fc.`) are left out where there are any; counts of batches may be missing.
+    Those of the classifier (`fc.`) and of stages that the trunk lacks are left out where there are any; counts of
+    batches may be missing.
 
     Args:
         trunk: Receives the weights; its norm must be batch normalisation.
@@ -261,7 +279,8 @@ def load_torchvision_weights(trunk: ResNet, path: Path) -> None:
         loaded = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except (OSError, RuntimeError, SafetensorError, UnpicklingError, EOFError) as error:
         raise InputError(f"cannot be read as weights ({type(error).__name__})", where=path, remedy=remedy) from error
-    state = {key: value for key, value in loaded.items() if not key.startswith("fc.")}
+    stages = {f"layer{index + 1}" for index in range(len(STRIDES))} - {"layer1", *trunk.later_stages}
+    state = {key: value for key, value in loaded.items() if key.split(".")[0] not in {"fc"} | stages}
     own = trunk.state_dict()
     # Files older than PyTorch 0.4.1 do not count batches.
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]

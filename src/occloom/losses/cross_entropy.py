@@ -45,3 +45,14 @@ def cross_entropy(
     nll = F.cross_entropy(logits, labels, reduction="none")
     weight = weights.index_select(0, labels.reshape(-1)).view(labels.shape) * observed
     return (weight * nll).sum() / weight.sum().clamp(min=1e-12)
+
+
+def cross_entropy_by_voxels(
+    logits: Float[Tensor, "B K X Y Z"],
+    labels: Int64[Tensor, "B X Y Z"],
+    observed: Bool[Tensor, "B X Y Z"],
+    weights: Float[Tensor, " K"],
+) -> Float[Tensor, ""]:
+    """`cross_entropy` divided by the number of observed voxels, not by the sum of their weights: VoxFormer's."""
+    nll = F.cross_entropy(logits, labels, weight=weights, reduction="none")
+    return (nll * observed).sum() / observed.sum().clamp(min=1)

@@ -27,7 +27,7 @@ from occloom.lifting.cross_attention import DepthAwareCrossAttention, ReferenceP
 from occloom.lifting.depth import DepthPlanes
 from occloom.lifting.geometry_depth import DepthAndContext, GeometryDepth
 from occloom.lifting.lift_splat import frustum_voxels, lift_splat
-from occloom.lifting.proposals import depth_proposals
+from occloom.lifting.proposals import depth_proposals, put_rows, ragged_to_padded, take_rows
 from occloom.models.voxdet import DenseDetector, DetectionOutputs, DetectorConfig, volume_grid
 from occloom.ops.in_place import by_slabs
 from occloom.scene import Scene, Target
@@ -59,9 +59,9 @@ class SmallTrunk:
     """Channels of the first stage."""
     imagenet: ClassVar[HubFile | None] = None
 
-    def build(self) -> ResNet:
+    def build(self, *, coarsest_stride: int = 32) -> ResNet:
         """Group normalisation: a step has two or four images, too few for statistics over the batch."""
-        return resnet18(width=self.width, norm=group_norm)
+        return resnet18(width=self.width, coarsest_stride=coarsest_stride, norm=group_norm)
 
     def neck_norm(self) -> Norm:
         """The trunk's own."""
@@ -361,7 +361,7 @@ class DepthGuidedLifting(nn.Module):
         volume = by_slabs(self.embed_volume, splat.permute(0, 2, 3, 4, 1).flatten(1, 3), axis=1)  # B V C
         proposed = self.geometry.proposals(scene, self.grid).flatten(1)
         index, is_query = ragged_to_padded(proposed)
-        queries = _take(volume, index)
+        queries = take_rows(volume, index)
         unproposed = by_slabs(self.embed_unproposed, volume, axis=1)
         points = self._centres(index)[:, :, None]
         # What the feature map covers: its last cells may reach beyond the picture.
@@ -370,46 +370,13 @@ class DepthGuidedLifting(nn.Module):
         values = context + (self.camera_embedding + self.level_embedding)[..., None, None]
         for layer in self.layers:
             queries = layer(queries, references, values, depth, is_query)
-        lifted = _put(unproposed, index, is_query, queries)
+        lifted = put_rows(unproposed, index, is_query, queries)
         return lifted.unflatten(1, self.grid.shape).permute(0, 4, 1, 2, 3)
 
     def _centres(self, index: Int64[Tensor, "B Q"]) -> Float[Tensor, "B Q 3"]:
         """Centres of voxels in the ego frame, in metres: query i samples at voxel centre i."""
         centres = self.grid.centres(device=index.device).view(-1, 3)
         return centres.index_select(0, index.flatten()).view(*index.shape, 3)
-
-
-def ragged_to_padded(chosen: Bool[Tensor, "B V"]) -> tuple[Int64[Tensor, "B Q"], Bool[Tensor, "B Q"]]:
-    """Indices of the chosen voxels of each sample, as many as the sample with most has, and which of them are real.
-
-    At least one index, real or not, so that layers behind always run: several processes train with all parameters.
-    """
-    counts = chosen.sum(dim=1)
-    most = max(1, int(counts.max()))
-    # A stable sort of "not chosen" brings the chosen ones to the front in their order.
-    order = chosen.logical_not().to(torch.uint8).argsort(dim=1, stable=True)[:, :most]
-    return order, torch.arange(most, device=chosen.device) < counts[:, None]
-
-
-def _take(rows: Float[Tensor, "B V C"], index: Int64[Tensor, "B Q"]) -> Float[Tensor, "B Q C"]:
-    """The rows of each sample's indices (index_select: its backward is deterministic on CPU)."""
-    first = torch.arange(len(rows), device=index.device)[:, None] * rows.shape[1]
-    return rows.flatten(0, 1).index_select(0, (index + first).flatten()).view(*index.shape, rows.shape[2])
-
-
-def _put(
-    rows: Float[Tensor, "B V C"],
-    index: Int64[Tensor, "B Q"],
-    real: Bool[Tensor, "B Q"],
-    new: Float[Tensor, "B Q C"],
-) -> Float[Tensor, "B V C"]:
-    """The rows with those of the real indices replaced, in place."""
-    first = torch.arange(len(rows), device=index.device)[:, None] * rows.shape[1]
-    kept = real.flatten().nonzero()[:, 0]
-    place = (index + first).flatten().index_select(0, kept)
-    # Normalisation leaves mixed precision on a GPU, linear layers do not.
-    rows_kept = new.flatten(0, 1).index_select(0, kept).to(rows.dtype)
-    return rows.flatten(0, 1).index_copy_(0, place, rows_kept).view(rows.shape)
 
 
 class VoxDet(OccupancyModel):

@@ -1,7 +1,7 @@
 """Learned positions of the voxels of a volume, a table an axis: what tells queries apart (COTR and Dr.Occ)."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from occloom.errors import InputError
@@ -31,3 +31,9 @@ class AxisPositions(nn.Module):
         shape = (len(x), len(y), len(z))
         spread = (x[:, None, None], y[None, :, None], z[None, None])
         return torch.cat([table.expand(*shape, -1) for table in spread], dim=-1).flatten(0, 2)
+
+    def of(self, index: Int64[Tensor, " P"]) -> Float[Tensor, "P C"]:
+        """Of the voxels with these flat indices."""
+        x, y, z = self.tables
+        places = (index // (len(y) * len(z)), index // len(z) % len(y), index % len(z))
+        return torch.cat([table.index_select(0, place) for table, place in zip((x, y, z), places, strict=True)], dim=1)
