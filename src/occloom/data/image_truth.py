@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Int64, UInt16
 from torch import Tensor
 
 from occloom.data.depth_sources import nearest_points
@@ -62,16 +62,30 @@ def image_labels(frame: KittiFrame, calibration: Calibration, camera: int, fit: 
         InputError: If the scan or its labels are missing or damaged, or there is not one label a point.
     """
     _, pixels, points = visible_scan(frame, calibration, camera, fit)
+    raw = point_labels(frame, int(points.max()) + 1 if len(points) else 0)
+    classes = to_point_ids(raw[points]).astype(np.int64)
+    image = np.full(fit.target, NO_LABEL, dtype=np.int64)
+    image.ravel()[pixels] = np.where(classes == IGNORED, NO_LABEL, classes)
+    return torch.from_numpy(image)
+
+
+def point_labels(frame: KittiFrame, least: int) -> UInt16[np.ndarray, " P"]:
+    """Raw ids of the points of a frame's scan.
+
+    Args:
+        frame: Whose labels are read.
+        least: How many there are at least, since the scan has so many points.
+
+    Raises:
+        InputError: If the labels are missing, damaged or fewer.
+    """
     path = frame.file("labels", ".label")
     raw, _ = read_point_labels(path)
-    if len(points) and points.max() >= len(raw):
+    if least > len(raw):
         raise InputError(
             f"the file has {len(raw)} labels, fewer than the scan has points",
             where=path,
             rule="there is one label a point",
             remedy="fetch scan and labels again",
         )
-    classes = to_point_ids(raw[points]).astype(np.int64)
-    image = np.full(fit.target, NO_LABEL, dtype=np.int64)
-    image.ravel()[pixels] = np.where(classes == IGNORED, NO_LABEL, classes)
-    return torch.from_numpy(image)
+    return raw

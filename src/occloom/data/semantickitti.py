@@ -12,10 +12,11 @@ from zipfile import BadZipFile
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float64, UInt8, UInt16
+from jaxtyping import Bool, Float64, Int64, UInt8, UInt16
 from torch import Tensor
 
 from occloom.cache import Cache
+from occloom.data.image_label_cache import image_label_entry, load_image_labels, open_image_labels
 from occloom.data.image_truth import image_labels, true_depth
 from occloom.data.kitti_files import (
     Calibration,
@@ -77,6 +78,11 @@ class SemanticKittiConfig:
     """Sequences of the test split."""
     depth: Path | None = None
     """Prepared depth of image_2: a name under <root>/depth (stereo-sgbm), or a folder that holds `sequences`."""
+    image_labels: Path | None = None
+    """Prepared classes of pixels: a name under <root>/image_labels (`occloom prepare image-labels`), or a folder. None
+    for those of the present scan alone."""
+    label_sweeps: tuple[int, ...] = (0,)
+    """Scans that `image_labels` were made of; a folder made of others is refused."""
     camera_offset: bool = True
     """Whether P2's fourth column moves the camera (exact), or is left out as in the MonoScene family."""
     label_scale: Literal[1, 2, 4, 8] = 1
@@ -132,6 +138,14 @@ class SemanticKittiConfig:
             return None
         return self.root / "depth" / self.depth if len(self.depth.parts) == 1 else self.depth
 
+    @property
+    def image_label_folder(self) -> Path | None:
+        """Where the prepared classes of pixels lie."""
+        if self.image_labels is None:
+            return None
+        named = len(self.image_labels.parts) == 1
+        return self.root / "image_labels" / self.image_labels if named else self.image_labels
+
 
 @dataclass(frozen=True)
 class _Sequence:
@@ -178,6 +192,7 @@ class SemanticKitti:
         self.tokens: tuple[str, ...] = tuple(frame.token for frame in self._frames)
         self._sequences = {name: self._open(name) for name in dict.fromkeys(f.sequence for f in self._frames)}
         self._check_releases()
+        self._image_labels = self._open_image_labels()
         self._depth_cache: Cache | None = None
         if needs.depth:
             read = [moment.frame for frame in self._frames for moment in self._window(frame)]
@@ -233,9 +248,26 @@ class SemanticKitti:
             depths = [true_depth(frame, sequence.calibration, camera, fit) for camera in cameras]
             target = replace(target, depth=torch.stack(depths)[None])
         if self.needs.image_labels:
-            labels = [image_labels(frame, sequence.calibration, camera, fit) for camera in cameras]
-            target = replace(target, image_labels=torch.stack(labels)[None])
+            target = replace(target, image_labels=self._pixel_classes(frame, sequence.calibration, fit))
         return target
+
+    def _pixel_classes(self, frame: KittiFrame, calibration: Calibration, fit: PictureFit) -> Int64[Tensor, "1 N H W"]:
+        """Prepared ones, or those of the present scan."""
+        cameras, cache = self.config.cameras, self._image_labels
+        if cache is not None:
+            return torch.stack([load_image_labels(cache, frame, camera, fit) for camera in cameras])[None]
+        return torch.stack([image_labels(frame, calibration, int(camera[-1]), fit) for camera in cameras])[None]
+
+    def _open_image_labels(self) -> Cache | None:
+        """The prepared classes of pixels with an entry for each picture; None where none are asked for or named."""
+        folder = self.config.image_label_folder
+        if folder is None or self.split != "train" or not self.needs.image_labels:
+            return None
+        cache = open_image_labels(folder, self.config.label_sweeps)
+        for frame in self._frames:
+            for camera in self.config.cameras:
+                cache.require_whole(image_label_entry(frame, camera))
+        return cache
 
     def _fit(self, sequence: _Sequence) -> PictureFit:
         """How the sequence's pictures become those that a model sees."""
@@ -249,10 +281,11 @@ class SemanticKitti:
             return "no voxel labels"
         if self.needs.images and not self._has_picture(frame):
             return "no picture"
-        image_truth = self.split == "train" and (self.needs.true_depth or self.needs.image_labels)
+        from_scan = self.needs.image_labels and self.config.image_labels is None
+        image_truth = self.split == "train" and (self.needs.true_depth or from_scan)
         if (self.needs.points or image_truth) and not frame.file("velodyne", ".bin").is_file():
             return "no scan"
-        if image_truth and self.needs.image_labels and not frame.file("labels", ".label").is_file():
+        if image_truth and from_scan and not frame.file("labels", ".label").is_file():
             return "no point labels"
         return ""
 
