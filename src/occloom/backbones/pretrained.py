@@ -1,27 +1,12 @@
 """Weights that others published, fetched once from the Hugging Face hub and kept in its cache."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from occloom.backbones.internimage import InternImage, load_internimage_weights
 from occloom.backbones.resnet import ResNet, load_torchvision_weights
+from occloom.backbones.weight_files import HubFile
 from occloom.errors import InputError
-
-
-@dataclass(frozen=True)
-class HubFile:
-    """One file of a model repository on the Hugging Face hub."""
-
-    repository: str
-    """Owner and name, as in "timm/resnet50d.a1_in1k"."""
-    name: str
-    """Of the file in the repository."""
-
-    @property
-    def url(self) -> str:
-        """Where a browser finds it."""
-        return f"https://huggingface.co/{self.repository}/resolve/main/{self.name}"
-
 
 RESNET50D_IMAGENET = HubFile(repository="timm/resnet50d.a1_in1k", name="model.safetensors")
 """ResNet-50-D trained on ImageNet-1k by timm (Wightman et al., "ResNet strikes back", 2021, recipe A1); Apache-2.0."""
@@ -37,27 +22,26 @@ def pretrained_trunk(source: HubFile) -> Path:
     Raises:
         InputError: If it is not in the cache and cannot be downloaded, or the package for it is not installed.
     """
-    by_hand = f"download {source.url} and name the file with --train.trunk-weights PATH"
     where = f"{source.repository}/{source.name}"
     try:
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import HfHubHTTPError
     except ImportError as error:
         what = "these weights are fetched by huggingface_hub, which is not installed"
-        raise InputError(what, where=where, remedy=f"pip install 'occloom[hub]', or {by_hand}") from error
+        raise InputError(what, where=where, remedy=f"pip install 'occloom[hub]', or {source.by_hand}") from error
     try:
         return Path(hf_hub_download(source.repository, source.name))
     except (OSError, HfHubHTTPError) as error:
         what = f"is not in the cache of the Hugging Face hub and cannot be downloaded ({type(error).__name__})"
-        raise InputError(what, where=where, remedy=by_hand) from error
+        raise InputError(what, where=where, remedy=source.by_hand) from error
 
 
-def load_trunk(trunk: ResNet, source: Path | Literal["imagenet"], *, imagenet: HubFile | None) -> None:
+def load_trunk(trunk: ResNet | InternImage, source: Path | Literal["imagenet"], *, imagenet: HubFile | None) -> None:
     """Fill a trunk with weights of a file, or with those that are published for ImageNet.
 
     Args:
         trunk: Receives the weights.
-        source: A file of torchvision's or timm's keys, or "imagenet".
+        source: A file of torchvision's or timm's keys, or of InternImage's, or "imagenet".
         imagenet: Where the published ones are; None where there are none for such a trunk.
 
     Raises:
@@ -71,4 +55,7 @@ def load_trunk(trunk: ResNet, source: Path | Literal["imagenet"], *, imagenet: H
                 remedy="leave out --train.trunk-weights, or name a file",
             )
         source = pretrained_trunk(imagenet)
-    load_torchvision_weights(trunk, source)
+    if isinstance(trunk, InternImage):
+        load_internimage_weights(trunk, source, published=imagenet)
+    else:
+        load_torchvision_weights(trunk, source)
