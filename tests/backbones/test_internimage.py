@@ -23,7 +23,7 @@ from occloom.backbones.pretrained import load_trunk
 from occloom.errors import InputError
 
 SIZES = {"t": INTERNIMAGE_T, "s": INTERNIMAGE_S, "b": INTERNIMAGE_B, "l": INTERNIMAGE_L, "xl": INTERNIMAGE_XL}
-TINY = InternImageTrunk(width=32, depths=(1, 2, 1, 1), coarsest_stride=32, drop_path=0.0)
+TINY = InternImageTrunk(width=32, depths=(1, 2, 1, 1), drop_path=0.0)
 
 
 def parameters(module):
@@ -145,18 +145,16 @@ def stage_parameters(channels, depth):
 
 def test_xl_without_its_fourth_stage_is_the_published_number_less_that_stage():
     with torch.device("meta"):
-        ours = INTERNIMAGE_XL.build()
-        pyramid = ours(torch.empty(1, 3, 37, 122))
-    assert [tuple(level.shape[1:]) for level in pyramid.levels] == [(192, 10, 31), (384, 5, 16), (768, 3, 8)]
+        ours = INTERNIMAGE_XL.build(coarsest_stride=16)
     assert "levels.3" not in dict(ours.named_modules())
     fourth = stage_parameters(1536, 5)
     assert parameters(ours) + fourth == 328_971_228
-    assert INTERNIMAGE_XL.left_out == fourth
+    assert sum(INTERNIMAGE_XL.left_out.values()) == fourth
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_public_sizes_on_the_meta_device(size):
-    config = replace(SIZES[size], coarsest_stride=32)
+    config = SIZES[size]
     with torch.device("meta"):
         trunk = config.build()
     # Reference monoocc 5, and the tables of the paper (A, table 8): channels, groups of 16.
@@ -175,25 +173,24 @@ def test_xl_has_the_released_names_and_shapes(real_data):
         rows = [row for row in csv.reader(file, delimiter="\t") if row[0].startswith("img_backbone.")]
     released = {row[0].removeprefix("img_backbone."): tuple(json.loads(row[1])) for row in rows}
     with torch.device("meta"):
-        whole = replace(INTERNIMAGE_XL, coarsest_stride=32).build().state_dict()
-        ours = INTERNIMAGE_XL.build().state_dict()
+        whole = INTERNIMAGE_XL.build().state_dict()
+        ours = INTERNIMAGE_XL.build(coarsest_stride=16).state_dict()
     assert {key: tuple(value.shape) for key, value in whole.items()} == released
     assert ours.keys() == {k for k in released if not k.startswith(("levels.3.", "levels.2.downsample."))}
 
 
-def test_only_the_asked_levels_are_returned_and_only_the_needed_stages_built():
-    config = replace(TINY, finest_stride=16, coarsest_stride=16)
-    trunk = config.build()
+def test_only_the_needed_stages_are_built():
+    trunk = TINY.build(coarsest_stride=16)
     pyramid = trunk(torch.rand(1, 3, 20, 36))
-    assert pyramid.strides == trunk.strides == (16,)
-    assert trunk.channels == (128,)
-    assert [level.shape for level in pyramid.levels] == [(1, 128, 2, 3)]
+    assert pyramid.strides == trunk.strides == (4, 8, 16)
+    assert trunk.channels == (32, 64, 128)
+    assert [tuple(level.shape) for level in pyramid.levels] == [(1, 32, 5, 9), (1, 64, 3, 5), (1, 128, 2, 3)]
     assert len(trunk.levels) == 3
     assert trunk.get_submodule("levels.2").downsample is None
 
 
 def test_stochastic_depth_rises_over_all_four_stages_and_acts_in_training_only():
-    trunk = replace(TINY, drop_path=0.4, coarsest_stride=16).build()
+    trunk = replace(TINY, drop_path=0.4).build(coarsest_stride=16)
     rates = [block.drop for stage in trunk.levels for block in stage.blocks]
     assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3])  # the last of five, in the stage that is not built, has 0.4
     trunk.load_state_dict(random_state(trunk))
@@ -220,14 +217,14 @@ def test_released_files_load_also_where_stages_are_left_out(wrap, tmp_path):
     whole = TINY.build()
     state = random_state(whole)
     torch.save(wrap(state), tmp_path / "weights.pth")
-    for config in (TINY, replace(TINY, coarsest_stride=8)):
-        trunk = config.build()
-        load_trunk(trunk, tmp_path / "weights.pth", imagenet=config.imagenet)
+    for stride in (32, 8):
+        trunk = TINY.build(coarsest_stride=stride)
+        load_trunk(trunk, tmp_path / "weights.pth", imagenet=TINY.imagenet)
         assert all(torch.equal(value, state[key]) for key, value in trunk.state_dict().items())
 
 
 def test_a_missing_file_and_one_of_another_size_say_what_to_download_and_which_option(tmp_path):
-    trunk, published = replace(TINY, coarsest_stride=16).build(), INTERNIMAGE_XL.imagenet
+    trunk, published = TINY.build(coarsest_stride=16), INTERNIMAGE_XL.imagenet
     save_file(replace(TINY, width=16).build().state_dict(), tmp_path / "other.safetensors")
     for name, what in (("none.pth", "no such weights file"), ("other.safetensors", "has another shape for")):
         with pytest.raises(InputError, match=what) as raised:
@@ -244,8 +241,6 @@ def test_a_missing_file_and_one_of_another_size_say_what_to_download_and_which_o
         ({"width": 24}, "width is 24"),
         ({"depths": (1, 0, 1, 1)}, "depths is"),
         ({"drop_path": 1.0}, "drop_path is 1.0"),
-        ({"coarsest_stride": 12}, "coarsest_stride 12"),
-        ({"finest_stride": 16, "coarsest_stride": 8}, "finest_stride is 16"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(changes, named):

@@ -5,14 +5,14 @@ reference monoocc 5. See docs/models/internimage.md.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from occloom.backbones.resnet import IMAGE_MEAN, IMAGE_STD
+from occloom.backbones.resnet import IMAGE_MEAN, IMAGE_STD, STRIDES
 from occloom.backbones.weight_files import HubFile, fill_trunk, read_tensors
 from occloom.errors import InputError
 from occloom.interfaces import FeaturePyramid
@@ -22,8 +22,6 @@ from occloom.ops.drop_path import drop_path
 GROUP_CHANNELS = 16
 """Of each group of DCNv3, in every stage of every size."""
 KERNEL_POINTS = 9
-STRIDES = (4, 8, 16, 32)
-"""Image pixels a feature pixel behind each stage."""
 PREFIXES = ("backbone.", "img_backbone.")
 """Of the trunk's tensors in files of segmenters and detectors; in those of classifiers they have none."""
 CLASSIFIER = ("conv_head.", "head.")
@@ -181,10 +179,7 @@ class Stage(nn.Module):
 
 @dataclass(frozen=True)
 class InternImageTrunk:
-    """Which InternImage: the public sizes are `INTERNIMAGE_T` to `INTERNIMAGE_XL`; the defaults are XL's.
-
-    Stages behind `coarsest_stride` are neither built nor run.
-    """
+    """Which InternImage: the public sizes are `INTERNIMAGE_T` to `INTERNIMAGE_XL`; the defaults are XL's."""
 
     width: int = 192
     """Channels of the first stage, doubled from stage to stage; a multiple of 16."""
@@ -198,10 +193,6 @@ class InternImageTrunk:
     """Of all branches at the start; the public classifiers of S and larger began with 1e-5."""
     drop_path: float = 0.4
     """Stochastic depth of the last block of all four stages; it rises linearly from 0 at the first."""
-    finest_stride: int = 4
-    """Of the levels that are returned: 4, 8, 16 or 32."""
-    coarsest_stride: int = 16
-    """Of the last stage."""
 
     def __post_init__(self) -> None:
         if self.width < 1 or self.width % GROUP_CHANNELS:
@@ -210,15 +201,10 @@ class InternImageTrunk:
             raise InputError(f"depths is {self.depths}", rule="each stage has one block or more")
         if not 0 <= self.drop_path < 1:
             raise InputError(f"drop_path is {self.drop_path}", rule="it is at least 0 and below 1")
-        if not {self.finest_stride, self.coarsest_stride} <= set(STRIDES) or self.finest_stride > self.coarsest_stride:
-            raise InputError(
-                f"finest_stride is {self.finest_stride} and coarsest_stride {self.coarsest_stride}",
-                rule="both are 4, 8, 16 or 32, the finest first",
-            )
 
-    def build(self) -> "InternImage":
-        """Random weights."""
-        return InternImage(self)
+    def build(self, *, coarsest_stride: int = STRIDES[-1]) -> "InternImage":
+        """Random weights; stages behind a stride are neither built nor run."""
+        return InternImage(self, coarsest_stride=coarsest_stride)
 
     @property
     def imagenet(self) -> HubFile | None:
@@ -226,11 +212,12 @@ class InternImageTrunk:
         return PUBLISHED.get((self.width, self.depths))
 
     @property
-    def left_out(self) -> int:
-        """Parameters of the stages that are not built."""
+    def left_out(self) -> dict[str, int]:
+        """The released detectors build and run the last stage, and use nothing of it."""
         with torch.device("meta"):
-            whole, ours = replace(self, coarsest_stride=STRIDES[-1]).build(), self.build()
-        return sum(p.numel() for p in whole.parameters()) - sum(p.numel() for p in ours.parameters())
+            whole, ours = (self.build(coarsest_stride=stride) for stride in (32, 16))
+        counts = [sum(p.numel() for p in trunk.parameters()) for trunk in (whole, ours)]
+        return {"images.trunk.levels.3, images.trunk.levels.2.downsample": counts[0] - counts[1]}
 
 
 INTERNIMAGE_T = InternImageTrunk(width=64, depths=(4, 4, 18, 4), post_norm=False, offset_scale=1.0, drop_path=0.2)
@@ -252,18 +239,22 @@ PUBLISHED = {
 
 
 class InternImage(nn.Module):
-    """Images to features at some of the strides 4, 8, 16 and 32."""
+    """Images to features at strides 4, 8, 16 and 32, or at the finer ones of these."""
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: InternImageTrunk) -> None:
-        """Make a trunk with random weights."""
+    def __init__(self, config: InternImageTrunk, *, coarsest_stride: int) -> None:
+        """Make a trunk with random weights.
+
+        Args:
+            config: Sizes.
+            coarsest_stride: Of the last stage that is built: 4, 8, 16 or 32.
+        """
         super().__init__()
-        built = STRIDES.index(config.coarsest_stride) + 1
-        self.strides = tuple(stride for stride in STRIDES[:built] if stride >= config.finest_stride)
-        widths = [config.width * 2**stage for stage in range(built)]
-        self.channels = tuple(widths[-len(self.strides) :])
+        built = STRIDES.index(coarsest_stride) + 1
+        self.strides = STRIDES[:built]
+        self.channels = tuple(config.width * 2**stage for stage in range(built))
         self.patch_embed = Stem(config.width)
         drops = _rising(config.drop_path, sum(config.depths))
         self.levels = nn.ModuleList(
@@ -273,7 +264,7 @@ class InternImage(nn.Module):
                 post_norm=config.post_norm,
                 last=stage == built - 1,
             )
-            for stage, (channels, depth) in enumerate(zip(widths, config.depths, strict=False))
+            for stage, (channels, depth) in enumerate(zip(self.channels, config.depths, strict=False))
         )
         # Not saved, so that the keys stay the released ones.
         self.register_buffer("mean", torch.tensor(IMAGE_MEAN).view(3, 1, 1), persistent=False)
@@ -290,7 +281,7 @@ class InternImage(nn.Module):
             levels.append(x.permute(0, 3, 1, 2))
             if stage.downsample is not None:
                 x = stage.downsample(x)
-        return FeaturePyramid(levels=tuple(levels[-len(self.strides) :]), strides=self.strides)
+        return FeaturePyramid(levels=tuple(levels), strides=self.strides)
 
 
 def _rising(rate: float, blocks: int) -> Iterator[float]:

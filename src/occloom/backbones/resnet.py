@@ -2,16 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from occloom.errors import InputError
+from occloom.backbones.weight_files import fill_trunk, read_tensors
 from occloom.interfaces import FeaturePyramid
 from occloom.ops.drop_path import drop_path
 
@@ -273,21 +270,9 @@ def load_torchvision_weights(trunk: ResNet, path: Path) -> None:
         InputError: If the file is missing, unreadable, or of another network.
     """
     remedy = "name a state dict of the same ResNet from torchvision or timm (.pth or .safetensors)"
-    if not path.is_file():
-        raise InputError("no such weights file", where=path, remedy=remedy)
-    try:
-        loaded = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except (OSError, RuntimeError, SafetensorError, UnpicklingError, EOFError) as error:
-        raise InputError(f"cannot be read as weights ({type(error).__name__})", where=path, remedy=remedy) from error
+    loaded = read_tensors(path, remedy=remedy)
     stages = {f"layer{index + 1}" for index in range(len(STRIDES))} - {"layer1", *trunk.later_stages}
     state = {key: value for key, value in loaded.items() if key.split(".")[0] not in {"fc"} | stages}
-    own = trunk.state_dict()
     # Files older than PyTorch 0.4.1 do not count batches.
-    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
-    surplus = [key for key in state if key not in own]
-    misshapen = [key for key in own if key in state and state[key].shape != own[key].shape]
-    for what, keys in (("lacks", missing), ("has the unknown key", surplus), ("has another shape for", misshapen)):
-        if keys:
-            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-            raise InputError(f"{what} {keys[0]}{more}", where=path, rule="weights must fit the trunk", remedy=remedy)
-    trunk.load_state_dict(state, strict=False)
+    uncounted = [key for key in trunk.state_dict() if key.endswith("num_batches_tracked")]
+    fill_trunk(trunk, state, path, remedy=remedy, optional=uncounted)

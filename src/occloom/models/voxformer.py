@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from occloom.backbones.fpn import TopDownNeck
 from occloom.backbones.frozen import FrozenBatchNorm2d
+from occloom.backbones.internimage import InternImageTrunk
 from occloom.backbones.pretrained import RESNET50_IMAGENET, HubFile, load_trunk
 from occloom.backbones.resnet import ResNet, resnet50
 from occloom.errors import InputError
@@ -198,7 +199,7 @@ class SceneLossWeights:
 class VoxFormerConfig:
     """Sizes of VoxFormer. The defaults are VoxFormer-S on 370x1220 pictures."""
 
-    trunk: FrozenResNet50 | SmallTrunk = FrozenResNet50()
+    trunk: FrozenResNet50 | InternImageTrunk | SmallTrunk = FrozenResNet50()
     """Image trunk."""
     strides: tuple[int, ...] = (16,)
     """Of the trunk's levels that the neck joins, finest first; image features have the first one."""
@@ -254,7 +255,9 @@ class ViewFeatures:
 class ImageBranch(nn.Module):
     """Trunk and neck."""
 
-    def __init__(self, trunk: FrozenResNet50 | SmallTrunk, *, strides: tuple[int, ...], channels: int) -> None:
+    def __init__(
+        self, trunk: FrozenResNet50 | InternImageTrunk | SmallTrunk, *, strides: tuple[int, ...], channels: int
+    ) -> None:
         """Make both; the arguments are the fields of `VoxFormerConfig`."""
         super().__init__()
         self.trunk = trunk.build(coarsest_stride=strides[-1])
@@ -487,7 +490,7 @@ class VoxFormer(OccupancyModel):
         self.config, self.grid, self.label_space = config, grid, label_space
         channels = config.channels
         self.left_out = {
-            **(config.trunk.left_out if isinstance(config.trunk, FrozenResNet50) else {}),
+            **({} if isinstance(config.trunk, SmallTrunk) else config.trunk.left_out),
             "lifting.attention.level_embedding, rows 1 to 3": (RELEASED_LEVELS - 1) * channels,
             "refinement, embeddings of level and views": (RELEASED_LEVELS + config.views) * channels,
         }
