@@ -29,6 +29,8 @@ class Needs:
     """`Target.depth`; only the training split has it."""
     image_labels: bool = False
     """`Target.image_labels`; only the training split has them."""
+    pseudo_masks: bool = False
+    """`Target.pseudo_masks`; only the training split has them."""
     prior_depth: bool = False
     """`Scene.prior`, its depth and intrinsics."""
     prior_features: bool = False

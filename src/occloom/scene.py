@@ -176,6 +176,8 @@ class Target(TensorRecord):
     """Sparse 2D class ids of the present images, -1 = none."""
     depth: Float[Tensor, "B N H W"] | None = None
     """Sparse true z-depth of the present images in metres, 0 = none; an estimate that may be seen is `Scene.depth`."""
+    pseudo_masks: Int64[Tensor, "B N H W"] | None = None
+    """Segment of each pixel of the present images, numbered picture by picture, -1 = none: made, not annotated."""
 
     def __post_init__(self) -> None:
         if self.labels.shape != self.observed.shape:
@@ -183,7 +185,11 @@ class Target(TensorRecord):
                 f"Expected labels and observed of one shape, got {tuple(self.labels.shape)} "
                 f"and {tuple(self.observed.shape)}."
             )
-        for name, value in (("image_labels", self.image_labels), ("depth", self.depth)):
+        for name, value in (
+            ("image_labels", self.image_labels),
+            ("depth", self.depth),
+            ("pseudo_masks", self.pseudo_masks),
+        ):
             if value is not None:
                 _expect(name, value, (self.labels.shape[0],))
         if self.image_labels is not None and self.depth is not None and self.image_labels.shape != self.depth.shape:

@@ -128,6 +128,12 @@ class Kitti360:
                 where=config.root,
                 remedy="pre-train on SemanticKITTI and continue here with --train.start-from",
             )
+        if split == "train" and needs.pseudo_masks:
+            raise InputError(
+                "the model learns from pseudo masks, which this reader does not read",
+                where=config.root,
+                remedy="train on SemanticKITTI, or leave the model's optimisation out",
+            )
         self.config, self.needs = config, needs
         self.grid: VoxelGrid = config.grid
         self.label_space: LabelSpace = config.label_space

@@ -3,18 +3,19 @@
 Documentation: docs/datasets/nuscenes.md.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Float64
+from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
 from occloom.cache import Cache
 from occloom.data.depth_sources import nearest_points
+from occloom.data.mask_cache import MaskPicture, load_masks, open_masks
 from occloom.data.nuscenes_files import Keyframe, Recording, Tables, read_lidar, read_tables, scene_names
 from occloom.data.occ3d_files import Mask, label_path, read_labels, read_splits
 from occloom.data.occ3d_labels import OCC3D, OCC3D_GRID
@@ -74,6 +75,8 @@ class Occ3dConfig:
     """Voxels of the other splits that count; the benchmark's are the camera's."""
     prior: Path | None = None
     """Prepared depth prior: a name under <root>/prior, or a folder (`occloom prepare depth-prior`)."""
+    masks: Path | None = None
+    """Prepared pseudo masks: a name under <root>/masks, or a folder (`occloom prepare masks`)."""
     augmentation: SurroundAugmentation = field(default_factory=SurroundAugmentation)
     """How far training samples are changed."""
 
@@ -170,6 +173,10 @@ class Occ3d:
             self._prior = open_prior(None if config.prior is None else prior_folder(config.root, config.prior))
             for index in range(len(self)):
                 require_priors(self._prior, self.prior_pictures(index))
+        self._masks: Cache | None = None
+        if split == "train" and needs.pseudo_masks:
+            pictures = [picture for keyframe in self._keyframes for picture in self._mask_pictures(keyframe) if picture]
+            self._masks = open_masks(config.root, config.masks, pictures)
         if self._reads_points_now:
             for keyframe in self._keyframes:
                 _require_sweep(keyframe)
@@ -190,6 +197,8 @@ class Occ3d:
         target = self.target(index)
         if target is not None and self._has_true_depth:
             target = replace(target, depth=self._true_depth(now, scene))
+        if target is not None and self._masks is not None:
+            target = replace(target, pseudo_masks=self._pseudo_masks(self._masks, now, changes))
         if self._prior is not None:
             features = self.needs.prior_features
             scene = replace(scene, prior=load_prior(self._prior, self.prior_pictures(index), features=features))
@@ -222,6 +231,16 @@ class Occ3d:
     @property
     def _reads_points_now(self) -> bool:
         return self.needs.points or self._has_true_depth
+
+    def _mask_pictures(self, keyframe: Keyframe) -> tuple[MaskPicture | None, ...]:
+        """What pseudo masks of a keyframe's pictures are made from; None for a picture that is missing."""
+        return mask_pictures(self.config.root, keyframe, self.config.cameras)
+
+    def _pseudo_masks(self, cache: Cache, now: Keyframe, changes: list[PictureChange]) -> Int64[Tensor, "1 N H W"]:
+        """The segments of the present pictures, changed as these are."""
+        pairs = zip(self._mask_pictures(now), changes, strict=True)
+        size = self.config.image_size
+        return torch.stack([load_masks(cache, each, change.picture_from_source, size) for each, change in pairs])[None]
 
     def _reason_to_skip(self, keyframe: Keyframe) -> str:
         """Why a keyframe cannot be used; empty where it can."""
@@ -366,6 +385,15 @@ class Occ3d:
             hit = nearest >= 0
             depth[0, n][hit] = points_camera[nearest[hit], 2]
         return torch.from_numpy(depth)
+
+
+def mask_pictures(root: Path, keyframe: Keyframe, channels: Sequence[str]) -> tuple[MaskPicture | None, ...]:
+    """The pictures of a keyframe's cameras as pseudo masks are made from them; None where one is missing."""
+    recordings = [keyframe.recordings.get(channel) for channel in channels]
+    return tuple(
+        MaskPicture(root, keyframe.token, channel, each.path) if each is not None and each.path.is_file() else None
+        for channel, each in zip(channels, recordings, strict=True)
+    )
 
 
 def _read(config: Occ3dConfig, split: Split) -> Tables:

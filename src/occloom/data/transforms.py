@@ -78,6 +78,7 @@ def _mirror_target(target: Target | None) -> Target | None:
         observed=target.observed.flip(2),
         image_labels=_flip_columns(target.image_labels),
         depth=_flip_columns(target.depth),
+        pseudo_masks=_flip_columns(target.pseudo_masks),
     )
 
 

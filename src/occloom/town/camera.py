@@ -1,4 +1,4 @@
-"""Pictures of the town by casting rays, and the exact depth and class of every pixel.
+"""Pictures of the town by casting rays, and the exact depth, class and segment of every pixel.
 
 Pixel (0, 0) is the centre of the first pixel and pixel u spans [u - 0.5, u + 0.5). Cameras are of any pose: x right, y
 down, z forward.
@@ -7,7 +7,7 @@ down, z forward.
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float32, Int32, UInt8, UInt16
+from jaxtyping import Float, Float32, Int32, Int64, UInt8, UInt16
 
 from occloom.rays import Hits
 from occloom.town import lighting
@@ -59,6 +59,25 @@ def render_labels(
     label = np.zeros(len(hits.face), np.uint16)
     label[hits.face >= 0] = rays.faces.label[hits.face[hits.face >= 0]]
     return label.reshape(image_size)
+
+
+def render_segments(
+    rays: WorldRays,
+    *,
+    time: float,
+    intrinsics: Float[np.ndarray, "3 3"],
+    world_from_camera: Float[np.ndarray, "4 4"],
+    image_size: tuple[int, int],
+) -> Int64[np.ndarray, "H W"]:
+    """What the centre of each pixel shows: raw id + 65536 x instance, -1 for sky; arguments as for `render_depth`.
+
+    What has no instance, such as a road, is one segment a class.
+    """
+    hits, _ = _centre_hits(rays, time, intrinsics, world_from_camera, image_size)
+    segment, seen = np.full(len(hits.face), -1), hits.face >= 0
+    face = hits.face[seen]
+    segment[seen] = rays.faces.label[face] + (rays.faces.instance[face].astype(np.int64) << 16)
+    return segment.reshape(image_size)
 
 
 def render_image(

@@ -35,6 +35,10 @@ PICTURES_PER_KEYFRAME = 6  # twelve a second
 SAMPLES_PER_PIXEL = 2  # pictures are made smaller before a network sees them
 JPEG_QUALITY = 92
 DEPTH = "depth/town-exact"
+FIRST_TIMESTAMP = 1_600_000_000_000_000
+"""Microseconds, of the beginning of the first scene's drive."""
+SCENE_TIMESTAMPS = 1_000_000_000
+"""Microseconds from the beginning of one scene's drive to that of the next."""
 
 
 @dataclass(frozen=True)
@@ -228,7 +232,7 @@ class _Scene:
 
     def _record(self, channel: str, instant: int, sample: int, suffix: str, *, is_key_frame: bool) -> Path:
         """Notes a file, `instant` microseconds after the start of the drive, and says where it goes."""
-        timestamp = 1_600_000_000_000_000 + 1_000_000_000 * self._number + instant
+        timestamp = FIRST_TIMESTAMP + SCENE_TIMESTAMPS * self._number + instant
         folder = "samples" if is_key_frame else "sweeps"
         name = f"{folder}/{channel}/town-{scene_name(self._number)}__{channel}__{timestamp}{suffix}"
         pose = self._world_from_ego(instant / 1e6)
