@@ -1,6 +1,7 @@
 import torch
+import torch.nn.functional as F
 
-from occloom.backbones.fpn import TopDownNeck
+from occloom.backbones.fpn import PyramidNeck, TopDownNeck
 from occloom.interfaces import FeaturePyramid
 
 
@@ -30,4 +31,32 @@ def test_nearest_repeats_coarse_pixels():
     features = pyramid([(4, 6), (2, 3)], (4, 6))
     fine, coarse = (lateral(level) for lateral, level in zip(neck.lateral, features.levels, strict=True))
     expected = neck.smooth(fine + coarse.repeat_interleave(2, 2).repeat_interleave(2, 3))
+    torch.testing.assert_close(neck(features).levels[0], expected)
+
+
+def test_the_whole_pyramid_has_every_level_and_coarser_ones_behind():
+    torch.manual_seed(0)
+    neck = PyramidNeck(in_channels=(4, 6, 8), channels=5, extra=2)
+    features = pyramid([(9, 13), (5, 7), (3, 4)], (4, 6, 8))
+    out = neck(features)
+    assert out.strides == (8, 16, 32, 64, 128)
+    assert [tuple(level.shape) for level in out.levels] == [
+        (2, 5, 9, 13),
+        (2, 5, 5, 7),
+        (2, 5, 3, 4),
+        (2, 5, 2, 2),
+        (2, 5, 1, 1),
+    ]
+    top = neck.lateral[2](features.levels[2])
+    torch.testing.assert_close(out.levels[2], neck.smooth[2](top))
+    torch.testing.assert_close(out.levels[3], neck.behind[0](F.relu(out.levels[2])))
+    torch.testing.assert_close(out.levels[4], neck.behind[1](F.relu(out.levels[3])))
+
+
+def test_in_even_sizes_the_pyramid_repeats_coarse_pixels():
+    torch.manual_seed(0)
+    neck = PyramidNeck(in_channels=(4, 6), channels=5, extra=0)
+    features = pyramid([(4, 6), (2, 3)], (4, 6))
+    fine, coarse = (lateral(level) for lateral, level in zip(neck.lateral, features.levels, strict=True))
+    expected = neck.smooth[0](fine + coarse.repeat_interleave(2, 2).repeat_interleave(2, 3))
     torch.testing.assert_close(neck(features).levels[0], expected)

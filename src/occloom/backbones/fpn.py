@@ -1,4 +1,4 @@
-"""A small top-down neck (Lin et al., "Feature Pyramid Networks", CVPR 2017)."""
+"""Top-down necks (Lin et al., "Feature Pyramid Networks", CVPR 2017): of one level, and of all."""
 
 from typing import Literal
 
@@ -40,3 +40,36 @@ class TopDownNeck(nn.Module):
         if self.enlarging == "nearest":
             return F.interpolate(coarse, size=finer.shape[-2:], mode="nearest")
         return F.interpolate(coarse, size=finer.shape[-2:], mode="bilinear", align_corners=False)
+
+
+class PyramidNeck(nn.Module):
+    """The whole pyramid: all levels of one width, each with the context of the coarser ones, and coarser ones behind.
+
+    The levels behind the trunk's are strided convolutions of the last level of the pyramid, as DETR's descendants have
+    them (reference protoocc 1.3).
+    """
+
+    def __init__(self, *, in_channels: tuple[int, ...], channels: int, extra: int = 1) -> None:
+        """Make the neck.
+
+        Args:
+            in_channels: Of each level, finest first.
+            channels: Of all levels that come out.
+            extra: Levels behind the trunk's coarsest, each half as large as the one before.
+        """
+        super().__init__()
+        self.lateral = nn.ModuleList(nn.Conv2d(c, channels, 1) for c in in_channels)
+        self.smooth = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in in_channels)
+        self.behind = nn.ModuleList(nn.Conv2d(channels, channels, 3, 2, padding=1) for _ in range(extra))
+
+    def forward(self, pyramid: FeaturePyramid) -> FeaturePyramid:
+        """Add each level, enlarged to the nearest pixel, to the next finer one; smooth; go on behind the last."""
+        levels = [lateral(level) for lateral, level in zip(self.lateral, pyramid.levels, strict=True)]
+        for i in reversed(range(len(levels) - 1)):
+            levels[i] = levels[i] + F.interpolate(levels[i + 1], size=levels[i].shape[-2:], mode="nearest")
+        levels = [smooth(level) for smooth, level in zip(self.smooth, levels, strict=True)]
+        strides = list(pyramid.strides)
+        for conv in self.behind:
+            levels.append(conv(F.relu(levels[-1])))
+            strides.append(2 * strides[-1])
+        return FeaturePyramid(levels=tuple(levels), strides=tuple(strides))

@@ -16,9 +16,11 @@ from occloom.grid import Shape
 from occloom.ops.deformable_attention_volume import deformable_attention_volume
 
 
-def voxel_fractions(shape: Shape, *, device: torch.device | str = "cpu") -> Float[Tensor, "V 3"]:
+def voxel_fractions(
+    shape: Shape, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> Float[Tensor, "V 3"]:
     """The centres of all voxels in C order as fractions (x, y, z): (i + 0.5) / n."""
-    axes = [(torch.arange(n, device=device) + 0.5) / n for n in shape]
+    axes = [(torch.arange(n, dtype=dtype, device=device) + 0.5) / n for n in shape]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).view(-1, 3)
 
 

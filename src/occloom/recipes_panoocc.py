@@ -1,0 +1,89 @@
+"""Recipes of PanoOcc and BEVFormer, each in three sizes; `recipes.RECIPES` lists them."""
+
+from pathlib import Path
+
+from occloom.data.occ3d import Occ3dConfig
+from occloom.data.surround_augment import SurroundAugmentation
+from occloom.engine.config import Cosine, OneCycle, Recipe, TrainConfig
+from occloom.grid import Shape
+from occloom.metrics.protocols import OCC3D
+from occloom.models.panoocc import PanoOccConfig
+from occloom.models.view_layers import ImageBranchConfig, ViewConfig
+from occloom.models.voxdet_camera import SmallTrunk
+
+OCC3D_DATA = Occ3dConfig(
+    root=Path("nuscenes"),
+    image_size=(432, 800),
+    keyframes=(0, -4, -8, -12),
+    augmentation=SurroundAugmentation(scale=(0.0, 0.0), degrees=0.0, flip_x=0.0, flip_y=0.0),
+)
+"""432x800 pictures without the upper 18 rows, mirrored or not, and frames of two, four and six seconds ago."""
+OCC3D_TRAIN = TrainConfig(
+    steps=42_195,  # 12 epochs of 28,130 keyframes
+    batch_size=8,
+    learning_rate=2e-4,
+    weight_decay=0.01,
+    schedule=Cosine(warmup=0.012, end=1e-3),
+    clip_norm=35.0,
+    ema_decay=0.0,
+    workers=4,
+    validate_every=3517,
+    trunk_weights="imagenet",
+)
+"""Of PanoOcc's "small" configuration (reference protoocc 1.9), on which ProtoOcc's paper trains all sizes."""
+TOWN_DATA = Occ3dConfig(root=Path("town-surround"), image_size=(96, 256), keyframes=(0, -1), label_scale=2)
+"""The present frame and the one half a second ago: a scene of the town has six."""
+TOWN_TRAIN = TrainConfig(
+    steps=300,
+    batch_size=2,
+    learning_rate=1e-3,
+    weight_decay=0.01,
+    schedule=OneCycle(warmup=0.05),
+    clip_norm=5.0,
+    ema_decay=0.98,
+    validate_every=150,
+)
+TOWN_IMAGES = ImageBranchConfig(trunk=SmallTrunk(width=24), channels=32, finest_stride=8)
+TOWN_VIEW = ViewConfig(heads=2, slice_points=4, image_points=2, feedforward=64)
+
+
+def panoocc_base_occ3d() -> Recipe:
+    """PanoOcc on Occ3D-nuScenes with 100x100x16 queries: ResNet-50, 432x800, three past frames."""
+    return _panoocc_occ3d("panoocc-base-occ3d", (2, 2, 1))
+
+
+def panoocc_small_occ3d() -> Recipe:
+    """panoocc-base-occ3d with a quarter of the queries: 50x50x16."""
+    return _panoocc_occ3d("panoocc-small-occ3d", (4, 4, 1))
+
+
+def panoocc_tiny_occ3d() -> Recipe:
+    """panoocc-base-occ3d with a sixteenth of the queries: 50x50x4."""
+    return _panoocc_occ3d("panoocc-tiny-occ3d", (4, 4, 4))
+
+
+def _panoocc_occ3d(name: str, coarsening: Shape) -> Recipe:
+    model = PanoOccConfig(coarsening=coarsening)
+    return Recipe(name=name, model=model, data=OCC3D_DATA, train=OCC3D_TRAIN, protocol=OCC3D)
+
+
+def panoocc_base_town() -> Recipe:
+    """PanoOcc's small twin on the surround town with 25x25x8 queries, one past frame, voxels of 0.8 m."""
+    return _panoocc_town("panoocc-base-town", (4, 4, 1))
+
+
+def panoocc_small_town() -> Recipe:
+    """panoocc-base-town with about a quarter of the queries: 13x13x8."""
+    return _panoocc_town("panoocc-small-town", (8, 8, 1))
+
+
+def panoocc_tiny_town() -> Recipe:
+    """panoocc-base-town with about a sixteenth of the queries: 13x13x2."""
+    return _panoocc_town("panoocc-tiny-town", (8, 8, 4))
+
+
+def _panoocc_town(name: str, coarsening: Shape) -> Recipe:
+    model = PanoOccConfig(
+        images=TOWN_IMAGES, view=TOWN_VIEW, coarsening=coarsening, frames=2, voxel_channels=16, hidden=32
+    )
+    return Recipe(name=name, model=model, data=TOWN_DATA, train=TOWN_TRAIN, protocol=OCC3D)
