@@ -42,6 +42,9 @@ EVERYTHING_BELOW_RECIPES = (
     BASE | PARTS | {"geometry", "ops", "metrics", "cache", "rays", "stereo", "data", "labels", "models"}
 )
 
+RECIPE_FILES = {"recipes_panoocc"}
+"""Recipes of one system each, which `recipes` lists beside its own."""
+
 ALLOWED = {
     "errors": set(),
     "grid": {"errors"},
@@ -63,7 +66,8 @@ ALLOWED = {
     | {"geometry", "labels", "rays"}
     | {"data.kitti_files", "data.kitti360_files", "data.label_spaces", "data.label_files", "data.occ3d_labels"},
     "viewer": {"errors", "grid", "scene", "rays"},
-    "recipes": EVERYTHING_BELOW_RECIPES | {"engine.config"},
+    **dict.fromkeys(RECIPE_FILES, EVERYTHING_BELOW_RECIPES | {"engine.config"}),
+    "recipes": EVERYTHING_BELOW_RECIPES | {"engine.config"} | RECIPE_FILES,
     "inference": EVERYTHING_BELOW_RECIPES | {"engine", "engine.config", "recipes"},
     "cli": EVERYTHING_BELOW_RECIPES | {"engine", "engine.config", "recipes", "inference", "town", "viewer"},
     "__main__": {"cli"},

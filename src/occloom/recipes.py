@@ -29,6 +29,7 @@ from occloom.models.voxdet_camera import PixelCentres, SmallTrunk, VoxDetConfig
 from occloom.models.voxdet_lidar import VoxDetLConfig
 from occloom.models.voxdet_pretrain import VoxDetPretrainConfig
 from occloom.models.voxdet_released import ReleasedGeometry, ReleasedOffsetLoss, ReleasedSampling
+from occloom.recipes_panoocc import PANOOCC_RECIPES
 
 TOWN_TRAIN = tuple(f"{sequence:02d}" for sequence in range(32))
 """Sequences 00 to 31 of the town are trained on."""
@@ -501,6 +502,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "cotr-town": cotr_town,
     "drocc-cotr-occ3d": drocc_cotr_occ3d,
     "drocc-cotr-town": drocc_cotr_town,
+    **PANOOCC_RECIPES,
 }
 
 

@@ -1,5 +1,6 @@
-"""Recipes of PanoOcc and BEVFormer, each in three sizes; `recipes.RECIPES` lists them."""
+"""Recipes of PanoOcc and BEVFormer, each in three sizes, for `recipes.RECIPES`."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from occloom.data.occ3d import Occ3dConfig
@@ -87,3 +88,13 @@ def _panoocc_town(name: str, coarsening: Shape) -> Recipe:
         images=TOWN_IMAGES, view=TOWN_VIEW, coarsening=coarsening, frames=2, voxel_channels=16, hidden=32
     )
     return Recipe(name=name, model=model, data=TOWN_DATA, train=TOWN_TRAIN, protocol=OCC3D)
+
+
+PANOOCC_RECIPES: dict[str, Callable[[], Recipe]] = {
+    "panoocc-base-occ3d": panoocc_base_occ3d,
+    "panoocc-small-occ3d": panoocc_small_occ3d,
+    "panoocc-tiny-occ3d": panoocc_tiny_occ3d,
+    "panoocc-base-town": panoocc_base_town,
+    "panoocc-small-town": panoocc_small_town,
+    "panoocc-tiny-town": panoocc_tiny_town,
+}
