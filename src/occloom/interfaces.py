@@ -31,6 +31,8 @@ class Needs:
     """`Target.image_labels`; only the training split has them."""
     pseudo_masks: bool = False
     """`Target.pseudo_masks`; only the training split has them."""
+    teacher_features: bool = False
+    """`Target.teacher_volume`; only the training split has it."""
     prior_depth: bool = False
     """`Scene.prior`, its depth and intrinsics."""
     prior_features: bool = False

@@ -178,6 +178,8 @@ class Target(TensorRecord):
     """Sparse true z-depth of the present images in metres, 0 = none; an estimate that may be seen is `Scene.depth`."""
     pseudo_masks: Int64[Tensor, "B N H W"] | None = None
     """Segment of each pixel of the present images, numbered picture by picture, -1 = none: made, not annotated."""
+    teacher_volume: Float[Tensor, "B C _ _ _"] | None = None
+    """What a trained model holds in the voxels of its volume, zero where nothing was kept."""
 
     def __post_init__(self) -> None:
         if self.labels.shape != self.observed.shape:
@@ -189,6 +191,7 @@ class Target(TensorRecord):
             ("image_labels", self.image_labels),
             ("depth", self.depth),
             ("pseudo_masks", self.pseudo_masks),
+            ("teacher_volume", self.teacher_volume),
         ):
             if value is not None:
                 _expect(name, value, (self.labels.shape[0],))

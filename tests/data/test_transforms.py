@@ -41,6 +41,13 @@ def test_mirrored_volumes_follow_the_labels(sample):
     assert torch.equal(mirrored.scene.proposals, coarse.flip(2))
 
 
+def test_a_teachers_volume_follows_the_labels(sample):
+    volume = torch.rand(1, 3, 4, 8, 2)
+    taught = replace(sample, target=replace(sample.target, teacher_volume=volume))
+    mirrored = mirror(taught, SEMANTIC_KITTI_GRID, width=122)
+    assert torch.equal(mirrored.target.teacher_volume, volume.flip(3))
+
+
 def test_no_shift_leaves_colours_and_greying_takes_them(sample):
     same = shift_colours(sample, ColourShift(1.0, 1.0, 1.0)).scene.images
     assert torch.allclose(same, sample.scene.images, atol=1e-6)

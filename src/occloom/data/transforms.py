@@ -79,6 +79,7 @@ def _mirror_target(target: Target | None) -> Target | None:
         image_labels=_flip_columns(target.image_labels),
         depth=_flip_columns(target.depth),
         pseudo_masks=_flip_columns(target.pseudo_masks),
+        teacher_volume=None if target.teacher_volume is None else target.teacher_volume.flip(3),
     )
 
 
