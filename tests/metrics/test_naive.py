@@ -7,8 +7,8 @@ import torch
 
 from occloom.errors import InputError
 from occloom.grid import LabelSpace, VoxelGrid
-from occloom.metrics.naive import fit_voxel_prior, load_voxel_prior, road_below, save_voxel_prior
-from occloom.scene import Cameras, Sample, Scene, Target
+from occloom.metrics.naive import FixedPrediction, fit_voxel_prior, load_voxel_prior, road_below, save_voxel_prior
+from occloom.scene import Cameras, Sample, Scene, Target, collate
 
 GRID = VoxelGrid(lower=(0.0, -1.0, -2.0), voxel_size=(0.2, 0.2, 0.2), shape=(3, 4, 5))
 SPACE = LabelSpace(
@@ -100,3 +100,21 @@ def test_road_lies_at_and_below_the_height_of_the_road():
     # The road is 1.73 m below the lidar: within [-1.8, -1.6), the second layer.
     assert (volume[:, :, :2] == SPACE.names.index("road")).all()
     assert (volume[:, :, 2:] == SPACE.empty).all()
+
+
+def test_a_fixed_prediction_answers_every_scene_of_a_batch_with_its_volume():
+    volume = np.random.default_rng(0).integers(0, 4, GRID.shape).astype(np.uint8)
+    model = FixedPrediction(volume, GRID, SPACE)
+    both = collate([Frames(random_targets(2)).sample(index) for index in range(2)])
+    assert [np.array_equal(one, volume) for one in model.predict(both.scene).numpy()] == [True, True]
+    outputs = model.forward(both.scene)
+    assert torch.equal(outputs.logits.argmax(1), model.predict(both.scene))
+    assert both.target is not None
+    naive = np.mean(
+        [
+            np.log(np.e + 3) - float(label == volume[x, y, z])
+            for b, x, y, z in both.target.observed.nonzero().tolist()
+            for label in [both.target.labels[b, x, y, z]]
+        ]
+    )
+    np.testing.assert_allclose(float(model.loss(outputs, both.target)["cross_entropy"]), naive, rtol=1e-6)

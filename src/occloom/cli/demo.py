@@ -8,10 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import torch
 import tyro
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -26,8 +25,7 @@ from occloom.engine.logs import progress_bar
 from occloom.errors import InputError
 from occloom.inference import SHIPPED, find_checkpoint, load_model, load_recipe
 from occloom.interfaces import OccupancyModel, SceneDataset
-from occloom.metrics.confusion import count_confusion
-from occloom.metrics.naive import load_voxel_prior, road_below
+from occloom.metrics.naive import FixedPrediction, load_voxel_prior, road_below
 from occloom.metrics.protocols import ScoringProtocol
 from occloom.scene import collate
 from occloom.town.write import write_town
@@ -83,8 +81,10 @@ def demo(
     fabric = launch()
     model, protocol = load_model(MODEL, fabric.device), load_recipe(MODEL).protocol
     samples = _open(root, model)
-    counts = _naive_counts(samples)
     everything, others = range(len(samples)), other_scenes(samples.tokens)
+    counts = {
+        name: count(naive, samples, fabric, indices=everything).total for name, naive in _naive_models(samples).items()
+    }
     counts[CONTROL] = count(load_model(CONTROL, fabric.device), samples, fabric, indices=everything).total
     blind = count(model, samples, fabric, indices=everything, scene_of=others)
     counts[f"{MODEL}, pictures of another drive"] = blind.total
@@ -131,24 +131,13 @@ def _open(root: Path, model: OccupancyModel) -> SceneDataset:
     return replace(config, root=root, val=names).build("val", model.needs)
 
 
-def _naive_counts(samples: SceneDataset) -> dict[str, Int64[Tensor, "K K"]]:
-    """Pooled confusion of two predictors that look at nothing."""
-    prior = load_voxel_prior(VOXEL_PRIOR)
-    return {
-        "everything below is road": _fixed_counts(road_below(samples.grid, samples.label_space), samples),
-        "most frequent class of each voxel": _fixed_counts(prior, samples),
+def _naive_models(samples: SceneDataset) -> dict[str, OccupancyModel]:
+    """Two predictors that look at nothing."""
+    volumes = {
+        "everything below is road": road_below(samples.grid, samples.label_space),
+        "most frequent class of each voxel": load_voxel_prior(VOXEL_PRIOR),
     }
-
-
-def _fixed_counts(prediction: UInt8[np.ndarray, "X Y Z"], samples: SceneDataset) -> Int64[Tensor, "K K"]:
-    """Pooled confusion of one volume that is predicted for every frame."""
-    volume, classes = torch.from_numpy(prediction)[None], samples.label_space.num_classes
-    counts = torch.zeros(classes, classes, dtype=torch.int64)
-    for index in range(len(samples)):
-        target = samples.sample(index).target
-        assert target is not None, "the town has labels"
-        counts += count_confusion(volume, target.labels, target.observed, classes)
-    return counts
+    return {name: FixedPrediction(volume, samples.grid, samples.label_space) for name, volume in volumes.items()}
 
 
 def _score_table(counts: dict[str, Int64[Tensor, "K K"]], protocol: ScoringProtocol) -> Table:

@@ -123,7 +123,7 @@ def report_text(report: dict[str, Any]) -> str:
     """The scores as a person reads them, in percent."""
     lines = [f"frames     {report['frames']}", f"mask       {report['mask']}"]
     lines += [f"{name:<10} {_percent(report[name])}" for name in ("iou", "precision", "recall", "miou")]
-    lines += ["", *(f"  {name:<16} {_percent(value)}" for name, value in report["per_class"].items())]
+    lines += ["", *(f"  {name:<20} {_percent(value)}" for name, value in report["per_class"].items())]
     for title, key in (("distance, m", "by_distance"), ("height, m", "by_height")):
         lines += ["", f"{title:<18} {'IoU':>6} {'mIoU':>6}"]
         lines += [

@@ -17,6 +17,7 @@ COMMANDS = {
     "prepare": "compute what models read besides pictures, such as stereo depth",
     "train": "fit a recipe; a run that was stopped goes on",
     "evaluate": "score a checkpoint on a split",
+    "naive": "score a predictor that looks at nothing where a recipe is scored",
     "predict": "write a checkpoint's predictions as the benchmark's files, and pictures",
     "score": "score predicted files without any model",
     "labels": "count where the classes of voxel labels lie, by height and distance",
