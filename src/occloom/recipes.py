@@ -19,6 +19,7 @@ from occloom.losses.voxnt import Refinement
 from occloom.metrics.protocols import OCC3D, SSCBENCH
 from occloom.models.baseline import BaselineConfig
 from occloom.models.bevdet4d import BevDet4dConfig, LiftingConfig
+from occloom.models.bevdet4d_pretrain import BevDet4dPretrainConfig
 from occloom.models.cotr import CompactTransformer, CotrConfig
 from occloom.models.cotr_groups import GroupConfig
 from occloom.models.drocc import RecursiveExpertConfig, RefinementConfig, RegionExpertsConfig, StandIn
@@ -311,26 +312,40 @@ def bevdet4d_occ3d() -> Recipe:
     )
 
 
+TOWN_LIFTING = LiftingConfig(
+    trunk=SmallTrunk(),
+    image_channels=64,
+    feature_stride=8,
+    depth_channels=64,
+    pyramid_channels=32,
+    planes=DepthPlanes(near=1.5, step=1.0, count=44),
+    channels=16,
+)
+
+
+def bevdet4d_pretrain_town() -> Recipe:
+    """What bevdet4d-town and all models on its lifting start from, as the full-size ones do from a detector."""
+    recipe = bevdet4d_town()
+    return replace(
+        recipe,
+        name="bevdet4d-pretrain-town",
+        model=BevDet4dPretrainConfig(lifting=TOWN_LIFTING),
+        train=replace(recipe.train, steps=1200, learning_rate=2e-3, validate_every=400),
+    )
+
+
 def bevdet4d_town() -> Recipe:
     """BEVDet4D's small twin on a town in the nuScenes layout (`occloom town --layout nuscenes`), voxels of 0.8 m."""
     return Recipe(
         name="bevdet4d-town",
         model=BevDet4dConfig(
-            lifting=LiftingConfig(
-                trunk=SmallTrunk(),
-                image_channels=64,
-                feature_stride=8,
-                depth_channels=64,
-                pyramid_channels=32,
-                planes=DepthPlanes(near=1.5, step=1.0, count=44),
-                channels=16,
-            ),
+            lifting=TOWN_LIFTING,
             volume_channels=(16, 32, 64),
             volume_blocks=(1, 1, 2),
             channels=16,
             hidden=32,
         ),
-        data=Occ3dConfig(root=Path("town-surround"), image_size=(96, 256), label_scale=2),
+        data=Occ3dConfig(root=Path("town-surround"), image_size=(64, 176), label_scale=2),
         train=TrainConfig(
             steps=1000,
             batch_size=2,
@@ -489,6 +504,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "voxdet-l-semantickitti-released": voxdet_l_semantickitti_released,
     "voxdet-l-town": voxdet_l_town,
     "bevdet4d-occ3d": bevdet4d_occ3d,
+    "bevdet4d-pretrain-town": bevdet4d_pretrain_town,
     "bevdet4d-town": bevdet4d_town,
     "bevdet4d-balanced-town": bevdet4d_balanced_town,
     "bevdet4d-prior-town": bevdet4d_prior_town,

@@ -25,6 +25,7 @@ from occloom.grid import LabelSpace, VoxelGrid
 from occloom.heads.occupancy import OccupancyHead
 from occloom.interfaces import FeaturePyramid, Needs, OccupancyModel, Outputs
 from occloom.lifting.depth import DepthPlanes
+from occloom.lifting.geometry_depth import DepthAndContext
 from occloom.lifting.lift_splat import frustum_voxels, lift_splat
 from occloom.lifting.stereo_depth import StereoDepth, matching_probability
 from occloom.losses.cross_entropy import BalancedClasses, EqualClasses, cross_entropy
@@ -180,28 +181,37 @@ class TemporalLifting(nn.Module):
             camera: From `camera_vector`.
             older: `matched` of frame t + 1.
         """
-        batch, cameras = scene.camera_valid.shape[0], scene.camera_valid.shape[2]
+        features, estimate, first = self.estimate(scene, t, camera, older)
+        volume = self.refine(self.splat(scene, t, estimate))
+        return LiftedFrame(volume=volume, features=features, depth=estimate.depth, matched=first.detach())
+
+    def estimate(
+        self, scene: Scene, t: int, camera: Float[Tensor, "M 27"], older: Float[Tensor, "M S H W"]
+    ) -> tuple[Float[Tensor, "M F h w"], DepthAndContext, Float[Tensor, "M S H W"]]:
+        """Image features, their depth and context, and the trunk's first stage; arguments as `lift_frame`."""
         levels = self.trunk(self.pictures(scene, t))
         first, kept = levels.levels[0], slice(self.coarser, None)
         features = self.neck(FeaturePyramid(levels.levels[kept], levels.strides[kept])).levels[0]
-        estimate = self.depth_net(features, camera, self.match(scene, t, first, older))
-        size = (features.shape[-2], features.shape[-1])
+        return features, self.depth_net(features, camera, self.match(scene, t, first, older)), first
+
+    def splat(self, scene: Scene, t: int, estimate: DepthAndContext) -> Float[Tensor, "B C X Y Z"]:
+        """Context of a frame where its depth is believed to be, in the present ego frame."""
+        cameras = scene.camera_valid.shape[0], scene.camera_valid.shape[2]
         voxels = frustum_voxels(
             scene.cameras.intrinsics[:, t],
             scene.cameras.camera_from_ego[:, t],
             self.grid,
             self.config.planes,
-            size,
+            (estimate.depth.shape[-2], estimate.depth.shape[-1]),
             self.config.feature_stride,
         )
-        splat = lift_splat(
-            estimate.context.unflatten(0, (batch, cameras)),
-            self.believed(scene, t, estimate.depth.unflatten(0, (batch, cameras))),
+        return lift_splat(
+            estimate.context.unflatten(0, cameras),
+            self.believed(scene, t, estimate.depth.unflatten(0, cameras)),
             voxels,
             scene.camera_valid[:, t],
             self.grid.shape,
         )
-        return LiftedFrame(volume=self.refine(splat), features=features, depth=estimate.depth, matched=first.detach())
 
     def pictures(self, scene: Scene, t: int) -> Float[Tensor, "M C H W"]:
         """What the trunk sees of a frame."""
