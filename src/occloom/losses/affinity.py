@@ -37,13 +37,13 @@ def class_sums(
         labels: Dense class ids.
         observed: Voxels that count.
     """
-    classes = logits.shape[1]
     probability = F.softmax(logits, dim=1)
-    of_class = torch.movedim(F.one_hot(labels, classes), -1, 1) * observed[:, None]
+    ids = torch.arange(logits.shape[1], device=logits.device).view(-1, 1, 1, 1)
+    of_class = (labels[:, None] == ids) & observed[:, None]
     over = (0, 2, 3, 4)
     return ClassSums(
-        predicted=(probability * observed[:, None]).sum(dim=over),
-        matched=(probability * of_class).sum(dim=over),
+        predicted=torch.where(observed[:, None], probability, 0).sum(dim=over),
+        matched=torch.where(of_class, probability, 0).sum(dim=over),
         truth=of_class.sum(dim=over).to(logits.dtype),
     )
 
