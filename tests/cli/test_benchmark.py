@@ -52,6 +52,29 @@ def test_what_the_published_model_has_besides_is_told(capsys, monkeypatch):
     assert "left out" not in capsys.readouterr().out
 
 
+def half_frozen() -> Recipe:
+    """A recipe whose model does not train its stem."""
+
+    class HalfFrozenConfig(TinyModelConfig):
+        def build(self, grid, label_space):
+            model = TinyModel(self, grid, label_space)
+            model.stem.requires_grad_(False)
+            return model
+
+    return replace(tiny(), model=HalfFrozenConfig())
+
+
+def test_what_training_leaves_as_it_is_belongs_to_the_published_number(capsys, monkeypatch):
+    monkeypatch.setitem(RECIPES, "half-frozen", half_frozen)
+    assert run(["benchmark", "half-frozen", "--json", "--parameters-only"]) == 0
+    parameters = json.loads(capsys.readouterr().out)["parameters"]
+    stem = sum(p.numel() for p in build_model(tiny()).stem.parameters())
+    assert parameters["frozen"] == {"stem": stem}
+    assert parameters["published"] == parameters["trainable"] + stem
+    assert run(["benchmark", "half-frozen", "--parameters-only"]) == 0
+    assert f"{stem:,} that training leaves" in capsys.readouterr().out
+
+
 def test_levels_and_threads(capsys):
     before = torch.get_num_threads()
     words = ["benchmark", "tiny_recipes:tiny", "--json", "--repeats", "1", "--levels", "2", "--threads", "2"]

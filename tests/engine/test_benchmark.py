@@ -6,7 +6,7 @@ import torch
 from tiny_recipes import GRID, TinyData, TinyModel, TinyModelConfig, TinyOutputs, tiny
 from torch import nn
 
-from occloom.engine.benchmark import convolution_rate, count_parameters, example_scene, measure
+from occloom.engine.benchmark import convolution_rate, count_frozen, count_parameters, example_scene, measure
 from occloom.engine.train import build_model
 from occloom.geometry.projection import unproject
 from occloom.grid import LabelSpace, VoxelGrid
@@ -17,8 +17,10 @@ def test_modules_and_own_parameters_make_the_whole():
     model = build_model(tiny())
     counts = count_parameters(model)
     assert counts == {"stem": 8 * 3 * 9 + 8 + 16, "head": 8 * 3 * 32 + 3 * 32, "own": 1}
+    assert count_frozen(model) == {}
     model.stem[0].weight.requires_grad_(False)
     assert count_parameters(model)["stem"] == 8 + 16
+    assert count_frozen(model) == {"stem": 8 * 3 * 9}
 
 
 def test_flops_are_two_for_each_multiply_add():

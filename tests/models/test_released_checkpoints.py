@@ -27,10 +27,9 @@ from occloom.models.released_checkpoints import (
     convert_camera,
     convert_lidar,
     convert_released,
-    fitting_pair,
-    our_name,
     read_released,
 )
+from occloom.models.released_names import fitting_pair, our_name
 from occloom.models.voxdet_camera import VoxDetConfig
 from occloom.models.voxdet_lidar import VoxDetLConfig
 
@@ -208,14 +207,6 @@ def test_a_model_without_published_weights_is_refused():
         model = BaselineConfig().build(SEMANTIC_KITTI_GRID, SEMANTIC_KITTI)
     with pytest.raises(InputError, match="Baseline"):
         convert_released({}, model)
-
-
-def test_a_longer_name_counts_before_a_shorter_one():
-    names = (("a", "x"), ("a.*.b", "y.*.z"))
-    assert our_name("a.weight", names) == "x.weight"
-    assert our_name("a.3.b.weight", names) == "y.3.z.weight"
-    assert our_name("a.c.b.weight", names) == "x.c.b.weight"
-    assert our_name("ab.weight", names) is None
 
 
 class TestReading:

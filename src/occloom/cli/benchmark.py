@@ -53,21 +53,22 @@ def main(arguments: list[str]) -> int:
 
     import torch
 
-    from occloom.engine.benchmark import convolution_rate, count_parameters, example_scene, measure
+    from occloom.engine.benchmark import convolution_rate, count_frozen, count_parameters, example_scene, measure
     from occloom.engine.train import build_model, build_model_without_memory
 
     if options.threads:
         torch.set_num_threads(options.threads)
     model = build_model_without_memory(recipe)
-    modules, left_out = count_parameters(model), dict(model.left_out)
+    modules, frozen, left_out = count_parameters(model), count_frozen(model), dict(model.left_out)
     trainable = sum(modules.values())
     report: dict[str, Any] = {
         "recipe": recipe.name,
         "parameters": {
             "trainable": trainable,
             "modules": modules,
+            "frozen": frozen,
             "left_out": left_out,
-            "published": trainable + sum(left_out.values()),
+            "published": trainable + sum(frozen.values()) + sum(left_out.values()),
         },
     }
     if not options.parameters_only:
@@ -88,6 +89,9 @@ def _text(report: dict[str, Any]) -> str:
     parameters = report["parameters"]
     lines = [f"{'parameters':<24} {parameters['trainable']:>12,}"]
     lines += [f"  {name:<22} {count:>12,}" for name, count in parameters["modules"].items()]
+    if parameters["frozen"]:
+        lines += [f"{'frozen':<24} {sum(parameters['frozen'].values()):>12,} that training leaves as they are:"]
+        lines += [f"  {name:<22} {count:>12,}" for name, count in parameters["frozen"].items()]
     if parameters["left_out"]:
         lines += [f"{'as published':<24} {parameters['published']:>12,} with those left out, as nothing uses them:"]
         lines += [f"  {name:<22} {count:>12,}" for name, count in parameters["left_out"].items()]

@@ -49,10 +49,21 @@ class ModuleCost:
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
     """Trainable parameters of each top-level module; those of the model itself stand under "own"."""
+    return _counts(model, trained=True)
+
+
+def count_frozen(model: nn.Module) -> dict[str, int]:
+    """Parameters of each top-level module that training leaves as they are."""
+    return {name: count for name, count in _counts(model, trained=False).items() if count}
+
+
+def _counts(model: nn.Module, *, trained: bool) -> dict[str, int]:
+    """Of the parameters that ask for a gradient, or of the others."""
     counts = {
-        name: sum(p.numel() for p in child.parameters() if p.requires_grad) for name, child in model.named_children()
+        name: sum(p.numel() for p in child.parameters() if p.requires_grad == trained)
+        for name, child in model.named_children()
     }
-    own = sum(p.numel() for p in model.parameters(recurse=False) if p.requires_grad)
+    own = sum(p.numel() for p in model.parameters(recurse=False) if p.requires_grad == trained)
     return {**counts, "own": own} if own else counts
 
 

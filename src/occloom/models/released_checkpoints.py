@@ -1,13 +1,10 @@
-"""Weights that authors of VoxDet and BEVDet published, under the names of this library's modules.
+"""Weights that authors of VoxDet, BEVDet and VoxFormer published, under the names of this library's modules.
 
-VoxDet's names are those of reference state_dicts/voxdet_*.tsv. In the tables below `*` stands for a number and is
-kept, as is what follows a listed name (`.weight`, `.bias`, statistics). Where several names fit, the longest counts.
+VoxDet's names are those of reference state_dicts/voxdet_*.tsv; how tables are read stands in `released_names`.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -18,11 +15,11 @@ from occloom.backbones.resnet import IMAGE_MEAN, IMAGE_STD
 from occloom.errors import InputError
 from occloom.interfaces import OccupancyModel
 from occloom.models.bevdet4d import TemporalLifting
+from occloom.models.released_names import Names, convert_names, our_name
+from occloom.models.released_voxformer import convert_voxformer
 from occloom.models.voxdet_camera import VoxDet
 from occloom.models.voxdet_lidar import VoxDetL
-
-Names = tuple[tuple[str, str], ...]
-"""Pairs of a released name and ours."""
+from occloom.models.voxformer import VoxFormer
 
 _TASKS = (("cls", "classification"), ("reg", "regression"))
 _PLANES = (("xy", 0), ("yz", 1), ("zx", 2))
@@ -258,14 +255,14 @@ def convert_camera(
     levels = f"{_TRANSFORMER}.level_embeds"
     if levels in released:
         released[levels] = released[levels][:1]  # one feature level: rows 1 to 3 are never used
-    return _convert(released, expected, names=CAMERA_NAMES, unused=CAMERA_UNUSED, where=where)
+    return convert_names(released, expected, names=CAMERA_NAMES, unused=CAMERA_UNUSED, where=where)
 
 
 def convert_lidar(
     released: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, where: Path | None = None
 ) -> dict[str, Tensor]:
     """A released LiDAR model's weights under our names; otherwise as `convert_camera`."""
-    return _convert(_without_prefix(released), expected, names=LIDAR_NAMES, unused=LIDAR_UNUSED, where=where)
+    return convert_names(_without_prefix(released), expected, names=LIDAR_NAMES, unused=LIDAR_UNUSED, where=where)
 
 
 def convert_bevdet(
@@ -334,11 +331,13 @@ def convert_released(released: Mapping[str, Tensor], model: OccupancyModel, *, w
         return Converted(convert_camera(released, model.state_dict(), where=where))
     if isinstance(model, VoxDetL):
         return Converted(convert_lidar(released, model.state_dict(), where=where))
+    if isinstance(model, VoxFormer):
+        return Converted(convert_voxformer(released, model.state_dict(), where=where))
     if isinstance(getattr(model, "lifting", None), TemporalLifting):
         return convert_bevdet(released, model.state_dict(), where=where)
     raise InputError(
         f"no published weights are known for {type(model).__name__}",
-        rule="those of VoxDet, VoxDet-L and BEVDet are",
+        rule="those of VoxDet, VoxDet-L, BEVDet and VoxFormer are",
         remedy="name a recipe of theirs, such as voxdet-semantickitti-released",
     )
 
@@ -368,67 +367,6 @@ def read_released(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def our_name(released: str, names: Names) -> str | None:
-    """Our name of a released tensor, None where the table has none."""
-    pair = fitting_pair(released, names)
-    if pair is None:
-        return None
-    wanted, parts = pair[0].split("."), released.split(".")
-    ours = pair[1]
-    for pattern, part in zip(wanted, parts, strict=False):
-        ours = ours.replace("*", part, 1) if pattern == "*" else ours
-    return ".".join([ours, *parts[len(wanted) :]])
-
-
-def fitting_pair(released: str, names: Names) -> tuple[str, str] | None:
-    """The line of a table that a released name falls under: the longest one that fits."""
-    fitting = [pair for pair in names if re.match(_expression(pair[0]), released)]
-    return max(fitting, key=lambda pair: pair[0].count("."), default=None)
-
-
-@cache
-def _expression(pattern: str) -> str:
-    """A listed name as a regular expression for itself and what follows it."""
-    return re.escape(pattern).replace(r"\*", r"\d+") + r"(\.|$)"
-
-
 def _without_prefix(released: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Names without Lightning's prefix."""
     return {name.removeprefix("model."): value for name, value in released.items()}
-
-
-def _convert(
-    released: Mapping[str, Tensor],
-    expected: Mapping[str, Tensor],
-    *,
-    names: Names,
-    unused: tuple[str, ...],
-    where: Path | None,
-) -> dict[str, Tensor]:
-    """Rename, and check that nothing is missing, left over or misshapen; axes of size 1 do not count."""
-    renamed = {our_name(name, names) or name: value for name, value in released.items() if name not in unused}
-    missing = [name for name in expected if name not in renamed]
-    surplus = [name for name in renamed if name not in expected]
-    shared = [name for name in expected if name in renamed]
-    misshapen = [name for name in shared if _sizes(renamed[name]) != _sizes(expected[name])]
-    for what, wrong in (("lacks", missing), ("has the unknown tensor", surplus), ("has another shape for", misshapen)):
-        _refuse(what, wrong, where)
-    return {name: renamed[name].reshape(expected[name].shape) for name in expected}
-
-
-def _sizes(tensor: Tensor) -> list[int]:
-    """The shape without axes of size 1."""
-    return [size for size in tensor.shape if size != 1]
-
-
-def _refuse(what: str, names: list[str], where: Path | None) -> None:
-    """Raise where there are names."""
-    if not names:
-        return
-    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    raise InputError(
-        f"{what} {names[0]}{more}",
-        where=where,
-        rule="the weights must be of the recipe's model at its full size",
-        remedy="name the recipe that this checkpoint was made for",
-    )
