@@ -42,7 +42,7 @@ EVERYTHING_BELOW_RECIPES = (
     BASE | PARTS | {"geometry", "ops", "metrics", "cache", "rays", "stereo", "data", "labels", "models"}
 )
 
-RECIPE_FILES = {"recipes_panoocc"}
+RECIPE_FILES = {"recipes_panoocc", "recipes_voxformer"}
 """Recipes of one system each, which `recipes` lists beside its own."""
 
 ALLOWED = {
@@ -66,8 +66,9 @@ ALLOWED = {
     | {"geometry", "labels", "rays"}
     | {"data.kitti_files", "data.kitti360_files", "data.label_spaces", "data.label_files", "data.occ3d_labels"},
     "viewer": {"errors", "grid", "scene", "rays"},
-    **dict.fromkeys(RECIPE_FILES, EVERYTHING_BELOW_RECIPES | {"engine.config"}),
-    "recipes": EVERYTHING_BELOW_RECIPES | {"engine.config"} | RECIPE_FILES,
+    "recipes_town": set(),
+    **dict.fromkeys(RECIPE_FILES, EVERYTHING_BELOW_RECIPES | {"engine.config", "recipes_town"}),
+    "recipes": EVERYTHING_BELOW_RECIPES | {"engine.config", "recipes_town"} | RECIPE_FILES,
     "inference": EVERYTHING_BELOW_RECIPES | {"engine", "engine.config", "recipes"},
     "cli": EVERYTHING_BELOW_RECIPES | {"engine", "engine.config", "recipes", "inference", "town", "viewer"},
     "__main__": {"cli"},

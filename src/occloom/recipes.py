@@ -31,11 +31,8 @@ from occloom.models.voxdet_lidar import VoxDetLConfig
 from occloom.models.voxdet_pretrain import VoxDetPretrainConfig
 from occloom.models.voxdet_released import ReleasedGeometry, ReleasedOffsetLoss, ReleasedSampling
 from occloom.recipes_panoocc import PANOOCC_RECIPES
-
-TOWN_TRAIN = tuple(f"{sequence:02d}" for sequence in range(32))
-"""Sequences 00 to 31 of the town are trained on."""
-TOWN_VAL = tuple(f"{sequence:02d}" for sequence in range(32, 36))
-"""Sequences 32 to 35 are validated on; 90 to 99 stay unseen, for `occloom demo`."""
+from occloom.recipes_town import TOWN_TRAIN, TOWN_VAL
+from occloom.recipes_voxformer import VOXFORMER_RECIPES
 
 
 def baseline_town() -> Recipe:
@@ -519,6 +516,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "drocc-cotr-occ3d": drocc_cotr_occ3d,
     "drocc-cotr-town": drocc_cotr_town,
     **PANOOCC_RECIPES,
+    **VOXFORMER_RECIPES,
 }
 
 

@@ -6,9 +6,11 @@ from tiny_recipes import TinyModelConfig
 
 from occloom.cli.prediction_files import prediction_files
 from occloom.data.kitti360_labels import KITTI_360
-from occloom.data.label_spaces import SEMANTIC_KITTI, SEMANTIC_KITTI_GRID
+from occloom.data.kitti_files import KittiFrame
+from occloom.data.label_spaces import OCCUPANCY, SEMANTIC_KITTI, SEMANTIC_KITTI_GRID
 from occloom.data.occ3d_files import read_prediction
 from occloom.data.occ3d_labels import OCC3D, OCC3D_GRID
+from occloom.data.packed_volumes import QUERIES, open_volumes
 from occloom.errors import InputError
 from occloom.grid import LabelSpace, VoxelGrid
 
@@ -25,6 +27,15 @@ def test_each_benchmark_s_files_lie_where_its_server_wants_them(tmp_path: Path):
     surround = files_of(OCC3D_GRID, OCC3D)
     assert surround.path(tmp_path, "scene-0061/abc") == tmp_path / "abc.npz"
     assert surround.submit is not None
+
+
+def test_occupied_voxels_are_written_as_queries_that_a_data_set_reads(tmp_path: Path):
+    labels = np.random.default_rng(0).integers(0, 2, QUERIES.shape).astype(np.uint8)
+    files = files_of(SEMANTIC_KITTI_GRID.coarsen((2, 2, 2)), OCCUPANCY)
+    assert files.submit is None
+    files.write(files.path(tmp_path, "08/000005"), labels)
+    read = open_volumes(QUERIES, tmp_path, tmp_path).read(KittiFrame(tmp_path, "08", "000005"))
+    np.testing.assert_array_equal(read[0].numpy(), labels == 1)
 
 
 @pytest.mark.parametrize("factor", [1, 2, 4])

@@ -16,9 +16,11 @@ from occloom.data.kitti_files import (
     read_voxel_bits,
     read_voxel_labels,
     write_image,
+    write_voxel_bits,
 )
 from occloom.data.label_reduction import majority_labels, monoscene_labels
-from occloom.data.label_spaces import SEMANTIC_KITTI_GRID, to_train_ids
+from occloom.data.label_spaces import OCCUPANCY, SEMANTIC_KITTI_GRID, to_train_ids
+from occloom.data.packed_volumes import PSEUDO_VOXELS, QUERIES
 from occloom.data.semantickitti import SemanticKittiConfig
 from occloom.errors import InputError
 from occloom.geometry.voxelize import voxel_index
@@ -152,6 +154,68 @@ def test_prepared_depth_is_read_and_stale_depth_refused(make_kitti, tmp_path: Pa
         config.build("train", DEPTH)
     with pytest.raises(InputError, match="occloom prepare depth"):
         config_of(root).build("train", DEPTH)
+
+
+@pytest.fixture
+def with_volumes(make_kitti, tmp_path: Path) -> Path:
+    """Frames with random pseudo voxels and queries."""
+    root, rng = make_kitti(tmp_path / "data"), np.random.default_rng(0)
+    for frame in frames_to_prepare(root, (), "voxels"):
+        for kind in (PSEUDO_VOXELS, QUERIES):
+            write_voxel_bits(root / kind.folder / "made" / kind.entry(frame), rng.random(kind.shape) < 0.02)
+    return root
+
+
+VOLUMES = Needs(images=False, pseudo_voxels=True, proposals=True)
+MADE = {"pseudo_voxels": Path("made"), "queries": Path("made")}
+
+
+def test_pseudo_voxels_and_queries_are_read_and_follow_the_mirror(with_volumes: Path):
+    dataset = config_of(with_volumes, **MADE, flip_probability=1.0).build("train", VOLUMES)
+    exact, mirrored = dataset.sample(1).scene, dataset.sample(1, np.random.default_rng(0)).scene
+    for kind, name in ((PSEUDO_VOXELS, "pseudo_voxels"), (QUERIES, "proposals")):
+        file = with_volumes / kind.folder / "made" / "sequences" / "00" / f"000005{kind.suffix}"
+        bits = torch.from_numpy(read_voxel_bits(file, kind.shape))[None]
+        assert torch.equal(getattr(exact, name), bits)
+        assert torch.equal(getattr(mirrored, name), bits.flip(2))
+    nothing = dataset.config.build("train", Needs(images=False)).sample(1).scene
+    assert nothing.pseudo_voxels is None
+    assert nothing.proposals is None
+
+
+def test_missing_queries_name_the_frame_and_the_command(with_volumes: Path):
+    (with_volumes / "queries" / "made" / "sequences" / "08" / "000005.query").unlink()
+    config = config_of(with_volumes, **MADE)
+    config.build("train", VOLUMES)
+    config.build("val", Needs(images=False, pseudo_voxels=True))
+    with pytest.raises(InputError, match=rf"no queries of 08/000005.*occloom prepare queries --root {with_volumes}"):
+        config.build("val", VOLUMES)
+    with pytest.raises(InputError, match="the model needs queries and the data has none"):
+        config_of(with_volumes).build("val", Needs(images=False, proposals=True))
+
+
+def test_a_frame_that_nothing_could_be_prepared_of_is_left_out(with_volumes: Path):
+    (with_volumes / "queries" / "made" / "sequences" / "08" / "000005.query").unlink()
+    (with_volumes / "sequences" / "08" / "image_2" / "000005.png").unlink()
+    dataset = config_of(with_volumes, **MADE).build("val", VOLUMES)
+    assert dataset.tokens == ("08/000000",)
+    assert dict(dataset.skipped) == {"08/000005": "no picture to prepare pseudo voxels of"}
+
+
+@pytest.mark.parametrize("scale", [1, 2])
+def test_classes_may_be_joined_after_the_labels_are_reduced(made_kitti: Path, scale: int):
+    config = config_of(made_kitti, label_scale=scale, label_reduction="monoscene")
+    every = config.build("val", Needs(images=False)).target(1)
+    joined = replace(config, classes="occupancy").build("val", Needs(images=False))
+    target = joined.target(1)
+    assert joined.label_space.names == ("empty", "occupied")
+    assert torch.equal(target.observed, every.observed)
+    assert torch.equal(target.labels, torch.where(every.labels == 0, 0, 1))
+
+
+def test_the_frequencies_of_joined_classes_are_the_published_ones():
+    """Reference monoocc 2."""
+    assert OCCUPANCY.frequencies == pytest.approx((5.41773033e9, 4.03113667e8))
 
 
 @pytest.mark.parametrize(

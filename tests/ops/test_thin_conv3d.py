@@ -32,6 +32,14 @@ def test_few_to_many_is_the_convolution_and_its_gradient(size, channels):
 
 
 @pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("dilation", [2, 3])
+def test_few_to_many_may_be_dilated(size, dilation):
+    inputs = random(2, 3, *size), random(4, 3, 3, 3, 3), random(4)
+    expected = F.conv3d(*inputs, padding=dilation, dilation=dilation)
+    agrees(few_to_many(*inputs, dilation), expected, inputs)
+
+
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
 def test_many_to_one_is_the_convolution_and_its_gradient(size, memory_format):
     inputs = random(2, 6, *size), random(1, 6, 3, 3, 3), random(1)

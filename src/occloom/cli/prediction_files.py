@@ -9,9 +9,11 @@ import numpy as np
 from jaxtyping import UInt8
 
 from occloom.data import occ3d_files, predictions
+from occloom.data.kitti_files import write_voxel_bits
 from occloom.data.label_files import KITTI_360_FILES, SEMANTIC_KITTI_FILES, LabelFiles
-from occloom.data.label_spaces import SEMANTIC_KITTI_GRID
+from occloom.data.label_spaces import OCCUPANCY, SEMANTIC_KITTI_GRID
 from occloom.data.occ3d_labels import OCC3D, OCC3D_GRID
+from occloom.data.packed_volumes import QUERIES
 from occloom.errors import InputError
 from occloom.interfaces import OccupancyModel
 
@@ -36,12 +38,24 @@ def prediction_files(name: str, model: OccupancyModel) -> PredictionFiles:
     """
     if model.label_space.names == OCC3D.names:
         return _occ3d_files(name, model)
+    if (model.label_space.names, model.grid.shape) == (OCCUPANCY.names, QUERIES.shape):
+        return PredictionFiles(path=_query_path, write=_write_queries, submit=None)
     files = _label_files(name, model)
     return PredictionFiles(
         path=predictions.prediction_path,
         write=partial(predictions.write_prediction, files=files),
         submit=predictions.write_submission if files is SEMANTIC_KITTI_FILES else None,
     )
+
+
+def _query_path(folder: Path, token: str) -> Path:
+    """Where a data set looks for the queries of a token such as "08/000005", given `folder` as its queries."""
+    return folder / "sequences" / f"{token}{QUERIES.suffix}"
+
+
+def _write_queries(path: Path, labels: UInt8[np.ndarray, "X Y Z"]) -> None:
+    """Write the occupied voxels as queries."""
+    write_voxel_bits(path, labels != OCCUPANCY.empty)
 
 
 def _occ3d_files(name: str, model: OccupancyModel) -> PredictionFiles:

@@ -11,6 +11,7 @@ from occloom.cli.arguments import bind, require_at_least, split_name
 from occloom.cli.depth_prior import depth_prior
 from occloom.cli.image_labels import image_labels
 from occloom.cli.masks import masks
+from occloom.cli.queries import pseudo_voxels, queries
 from occloom.data.depth_cache import depth_entry, fill_depth_cache, frames_to_prepare
 from occloom.data.depth_report import depth_errors, markdown_table
 from occloom.data.depth_sources import DepthSource, FileDepth, LidarDepth, MobileStereoDepth, SgbmDepth
@@ -104,6 +105,8 @@ def main(arguments: list[str]) -> int:
         "depth-prior": depth_prior,
         "image-labels": image_labels,
         "masks": masks,
+        "pseudo-voxels": pseudo_voxels,
+        "queries": queries,
     }
     name, rest = split_name(arguments)
     if name is None and {"-h", "--help"} & set(rest):

@@ -1,17 +1,16 @@
 """Depth of many frames, written once: resumes after an interruption, spreads over processes."""
 
 import io
-import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from occloom.cache import MANIFEST, Cache, digests, read_cache, require_origin, write_atomically
+from occloom.cache import MANIFEST, Cache, read_cache, require_origin
 from occloom.data.depth_sources import DepthSource, FileDepth, LidarDepth, SgbmDepth, mobile_stereo_origin
+from occloom.data.filled_cache import fill_cache
 from occloom.data.kitti360_files import Kitti360Frame, drive_folder
 from occloom.data.kitti_files import KittiFrame, StereoFrame
 from occloom.errors import InputError
@@ -121,36 +120,12 @@ def fill_depth_cache(
     Raises:
         InputError: If a frame lacks an input, or the cache holds entries of other inputs.
     """
-    missing = []
-    for frame in frames:
-        if cache.done(depth_entry(frame), digests(source.inputs(frame), frame.root)):
-            yield frame
-        else:
-            missing.append(frame)
-    for frame in _each(partial(_write, source, cache.folder), missing, workers):
-        cache.record(depth_entry(frame), digests(source.inputs(frame), frame.root))
-        yield frame
+    make = partial(_depth_bytes, source)
+    return fill_cache(cache, frames, entry=depth_entry, inputs=source.inputs, make=make, workers=workers)
 
 
-def _write(source: DepthSource, folder: Path, frame: StereoFrame) -> StereoFrame:
-    """Compute and write one frame's depth."""
+def _depth_bytes(source: DepthSource, frame: StereoFrame) -> bytes:
+    """One frame's depth as a `.npy` file."""
     buffer = io.BytesIO()
     np.save(buffer, source.depth(frame))
-    write_atomically(folder / depth_entry(frame), buffer.getvalue())
-    return frame
-
-
-def _each(
-    work: Callable[[StereoFrame], StereoFrame], frames: Sequence[StereoFrame], workers: int
-) -> Iterator[StereoFrame]:
-    """Do the work for each frame, in this process or in several; the first error ends it."""
-    if workers == 1 or len(frames) < 2:
-        yield from map(work, frames)
-        return
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        futures = [pool.submit(work, frame) for frame in frames]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    return buffer.getvalue()

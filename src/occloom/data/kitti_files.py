@@ -304,6 +304,26 @@ def read_times(path: Path) -> Float64[np.ndarray, " N"]:
     return np.array([_numbers(row, 1, path, f"row {i}")[0] for i, row in enumerate(lines)], dtype=np.float64)
 
 
+def require_row(rows: Float64[np.ndarray, "N *row"], path: Path, frame: str) -> None:
+    """Refuse a poses.txt or times.txt that ends before a frame.
+
+    Args:
+        rows: Of the file.
+        path: The file.
+        frame: Name of the frame, such as "000005".
+
+    Raises:
+        InputError: If it has no row for the frame.
+    """
+    if int(frame) >= len(rows):
+        raise InputError(
+            f"no row for frame {frame}",
+            where=path,
+            rule="poses.txt and times.txt have a row a scan",
+            remedy="the file is truncated: fetch it again",
+        )
+
+
 def write_times(path: Path, times: Sequence[float] | Float64[np.ndarray, " N"]) -> None:
     """Write a times.txt in seconds, in KITTI's format."""
     _parent(path).write_text("".join(f"{time:.6e}\n" for time in times))

@@ -132,6 +132,14 @@ SEMANTIC_KITTI = LabelSpace(
 )
 """Semantic scene completion on SemanticKITTI: empty and 19 classes; frequencies as MonoScene counted them."""
 
+OCCUPANCY = LabelSpace(
+    names=("empty", "occupied"),
+    empty=0,
+    colours=((0, 0, 0), (110, 150, 190)),
+    frequencies=(SEMANTIC_KITTI.frequencies[0], sum(SEMANTIC_KITTI.frequencies[1:])),
+)
+"""SemanticKITTI without its classes: what query networks tell."""
+
 SEMANTIC_KITTI_GRID = VoxelGrid(lower=(0.0, -25.6, -2.0), voxel_size=(0.2, 0.2, 0.2), shape=(256, 256, 32))
 """Of SemanticKITTI's voxel files: 51.2 m ahead, 25.6 m to each side, in the velodyne frame."""
 

@@ -27,9 +27,11 @@ from occloom.data.kitti_files import (
     read_times,
     read_voxel_bits,
     read_voxel_labels,
+    require_row,
     velodyne_poses,
 )
-from occloom.data.label_spaces import IGNORED, SEMANTIC_KITTI, SEMANTIC_KITTI_GRID, to_train_ids
+from occloom.data.label_spaces import IGNORED, OCCUPANCY, SEMANTIC_KITTI, SEMANTIC_KITTI_GRID, to_train_ids
+from occloom.data.packed_volumes import PSEUDO_VOXELS, QUERIES, VolumeKind, open_volumes
 from occloom.data.pictures import ImageFit, PictureFit
 from occloom.data.sample_parts import (
     LabelReduction,
@@ -83,12 +85,18 @@ class SemanticKittiConfig:
     for those of the present scan alone."""
     label_sweeps: tuple[int, ...] = (0,)
     """Scans that `image_labels` were made of; a folder made of others is refused."""
+    pseudo_voxels: Path | None = None
+    """Prepared pseudo voxels: a name under <root>/pseudo_voxels (stereo-sgbm), or a folder of them."""
+    queries: Path | None = None
+    """Prepared queries: a name under <root>/queries (raw-stereo-sgbm), or a folder of them."""
     camera_offset: bool = True
     """Whether P2's fourth column moves the camera (exact), or is left out as in the MonoScene family."""
     label_scale: Literal[1, 2, 4, 8] = 1
     """Edge of a label voxel in voxels of 0.2 m."""
     label_reduction: LabelReduction = "majority"
     """Rule for label_scale above 1: LMSCNet's or MonoScene's."""
+    classes: Literal["all", "occupancy"] = "all"
+    """"occupancy" joins all classes but empty into one, after the labels are reduced."""
     flip_probability: float = 0.5
     """Share of training samples that are mirrored left to right."""
     colour_jitter: float = 0.4
@@ -119,7 +127,7 @@ class SemanticKittiConfig:
     @property
     def label_space(self) -> LabelSpace:
         """Of the labels."""
-        return SEMANTIC_KITTI
+        return OCCUPANCY if self.classes == "occupancy" else SEMANTIC_KITTI
 
     @property
     def num_frames(self) -> int:
@@ -187,6 +195,15 @@ class SemanticKitti:
         listed_by = config.cameras[0] if self._every_picture else "voxels"
         frames = [frame for name in names for frame in _frames_with(listed_by, config.root, name)]
         self.labelled = self._every_picture or any(_label_file(frame) is not None for frame in frames)
+        # Opened before frames are chosen: where nothing is prepared, that is said, not that no frame is left.
+        self._volumes = [
+            open_volumes(kind, config.root, named)
+            for kind, named, needed in (
+                (PSEUDO_VOXELS, config.pseudo_voxels, needs.pseudo_voxels),
+                (QUERIES, config.queries, needs.proposals),
+            )
+            if needed
+        ]
         self.skipped: Mapping[str, str]
         self._frames, self.skipped = usable_frames(frames, self._reason_to_skip, split=split, root=config.root)
         self.tokens: tuple[str, ...] = tuple(frame.token for frame in self._frames)
@@ -198,6 +215,8 @@ class SemanticKitti:
             read = [moment.frame for frame in self._frames for moment in self._window(frame)]
             folder, cameras = config.depth_folder, config.cameras
             self._depth_cache = require_depth(folder, self._frames, read, cameras=cameras, left="image_2")
+        for volumes in self._volumes:
+            volumes.require(self._frames)
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -234,10 +253,12 @@ class SemanticKitti:
         frame = self._frames[index]
         target = target_of(
             _train_labels(frame),
-            self.label_space,
+            SEMANTIC_KITTI,
             scale=self.config.label_scale,
             reduction=self.config.label_reduction,
         )
+        if self.config.classes == "occupancy":
+            target = replace(target, labels=(target.labels != SEMANTIC_KITTI.empty).long())
         return self._with_image_truth(target, frame) if self.split == "train" else target
 
     def _with_image_truth(self, target: Target, frame: KittiFrame) -> Target:
@@ -281,6 +302,8 @@ class SemanticKitti:
             return "no voxel labels"
         if self.needs.images and not self._has_picture(frame):
             return "no picture"
+        if not frame.left.is_file() and any(volumes.path(frame) is None for volumes in self._volumes):
+            return "no picture to prepare pseudo voxels of"
         from_scan = self.needs.image_labels and self.config.image_labels is None
         image_truth = self.split == "train" and (self.needs.true_depth or from_scan)
         if (self.needs.points or image_truth) and not frame.file("velodyne", ".bin").is_file():
@@ -329,13 +352,7 @@ class SemanticKitti:
                 moments.append(_Moment(nearest.frame, False, nearest.now_from_then, nearest.seconds))
                 continue
             for file, rows in (("poses.txt", sequence.poses), ("times.txt", sequence.times)):
-                if present >= len(rows):
-                    raise InputError(
-                        f"no row for frame {now.name}",
-                        where=now.folder / file,
-                        rule="poses.txt and times.txt have a row a scan",
-                        remedy="the file is truncated: fetch it again",
-                    )
+                require_row(rows, now.folder / file, now.name)
             now_from_then = np.linalg.inv(sequence.poses[present]) @ sequence.poses[then]
             seconds = float(sequence.times[then] - sequence.times[present])
             moments.append(_Moment(frame=frame, valid=True, now_from_then=now_from_then, seconds=seconds))
@@ -357,6 +374,8 @@ class SemanticKitti:
             images=images,
             depth=self._depth(window, fit) if self.needs.depth else None,
             points=_points(window) if self.needs.points else None,
+            pseudo_voxels=self._volume(PSEUDO_VOXELS, now),
+            proposals=self._volume(QUERIES, now),
         )
 
     def _cameras(self, calibration: Calibration, fit: PictureFit, now_from_then: Tensor, times: Tensor) -> Cameras:
@@ -390,6 +409,11 @@ class SemanticKitti:
         """Depth of image_2 at each moment; unknown (0) for the other camera."""
         folder, frames = self.config.depth_folder, [moment.frame for moment in window]
         return load_depth(folder, self._depth_cache, frames, fit, cameras=self.config.cameras, left="image_2")
+
+    def _volume(self, kind: VolumeKind, now: KittiFrame) -> Bool[Tensor, "1 X Y Z"] | None:
+        """The frame's pseudo voxels or queries, where they are needed."""
+        opened = next((volumes for volumes in self._volumes if volumes.kind == kind), None)
+        return None if opened is None else opened.read(now)
 
 
 def _frames_with(kind: Literal["voxels", "image_2", "image_3"], root: Path, sequence: str) -> list[KittiFrame]:

@@ -140,6 +140,14 @@ SSCBENCH = replace(
     averaged="all classes but empty (18), whether they occur or not",
 )
 
+QUERIES = replace(
+    MONOSCENE,
+    name="queries",
+    source="SSCMetrics of VoxFormer's query network, the same class as MonoScene's",
+    labels="empty and occupied on 128x128x16 voxels of 0.4 m, reduced by MonoScene's rule",
+    averaged="occupied alone, so that mIoU is its IoU",
+)
+
 OCC3D = ScoringProtocol(
     name="occ3d",
     source="Metric_mIoU of the CVPR 2023 occupancy challenge; IoU, precision and recall from its histogram",
@@ -177,6 +185,7 @@ OCC3D_BY_MASK: dict[Literal["camera", "lidar", "none"], ScoringProtocol] = {
 """By the mask that says which voxels count."""
 
 PROTOCOLS = {
-    protocol.name: protocol for protocol in (SEMANTICKITTI, MONOSCENE, SSCBENCH, OCC3D, OCC3D_LIDAR_MASK, OCC3D_NO_MASK)
+    protocol.name: protocol
+    for protocol in (SEMANTICKITTI, MONOSCENE, SSCBENCH, QUERIES, OCC3D, OCC3D_LIDAR_MASK, OCC3D_NO_MASK)
 }
 """By the name that options know them by."""

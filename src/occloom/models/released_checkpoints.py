@@ -15,8 +15,9 @@ from occloom.backbones.resnet import IMAGE_MEAN, IMAGE_STD
 from occloom.errors import InputError
 from occloom.interfaces import OccupancyModel
 from occloom.models.bevdet4d import TemporalLifting
+from occloom.models.lmscnet import LmscNet
 from occloom.models.released_names import Names, convert_names, our_name
-from occloom.models.released_voxformer import convert_voxformer
+from occloom.models.released_voxformer import convert_query_network, convert_voxformer
 from occloom.models.voxdet_camera import VoxDet
 from occloom.models.voxdet_lidar import VoxDetL
 from occloom.models.voxformer import VoxFormer
@@ -333,6 +334,8 @@ def convert_released(released: Mapping[str, Tensor], model: OccupancyModel, *, w
         return Converted(convert_lidar(released, model.state_dict(), where=where))
     if isinstance(model, VoxFormer):
         return Converted(convert_voxformer(released, model.state_dict(), where=where))
+    if isinstance(model, LmscNet):
+        return Converted(convert_query_network(released, model.state_dict(), where=where))
     if isinstance(getattr(model, "lifting", None), TemporalLifting):
         return convert_bevdet(released, model.state_dict(), where=where)
     raise InputError(

@@ -1,6 +1,7 @@
 """Weights that VoxFormer's authors published, under the names of this library's modules.
 
-The names are those of reference state_dicts/voxformer_*.tsv; how tables are read stands in `released_names`.
+The names are those of reference state_dicts/voxformer_*.tsv and lmscnet_ss_qpn.tsv; how tables are read stands in
+`released_names`.
 """
 
 from collections.abc import Mapping
@@ -104,3 +105,35 @@ def convert_voxformer(
     return convert_names(
         present_to_past(released, (CROSS,)), expected, names=VOXFORMER_NAMES, unused=VOXFORMER_UNUSED, where=where
     )
+
+
+_LAYER_HEAD = "seg_head_1_2"
+
+QUERY_NAMES: Names = (
+    *((f"Encoder_block{i + 1}", f"encoder.{i}") for i in range(4)),
+    ("conv_out_scale_1_8", "say_eighth"),
+    ("deconv1_8", "eighth_to_quarter"),
+    ("conv1_4", "merge_quarter"),
+    ("conv_out_scale_1_4", "say_quarter"),
+    ("deconv1_4", "quarter_to_half"),
+    ("deconv_1_8__1_2", "eighth_to_half"),
+    ("conv1_2", "merge_half"),
+    ("conv_out_scale_1_2", "say_half"),
+    (f"{_LAYER_HEAD}.conv0", "head.stem"),
+    (f"{_LAYER_HEAD}.conv1.*", "head.branches.*.0"),
+    (f"{_LAYER_HEAD}.bn1.*", "head.branches.*.1"),
+    (f"{_LAYER_HEAD}.conv2.*", "head.branches.*.3"),
+    (f"{_LAYER_HEAD}.bn2.*", "head.branches.*.4"),
+    (f"{_LAYER_HEAD}.conv_classes", "head.classify"),
+)
+"""Of VoxFormer's query network, LMSCNet cut off at half resolution."""
+
+QUERY_UNUSED = ("deconv_1_8__1_1", "deconv_1_4__1_1")
+"""What the query network never uses, with all that stands under it."""
+
+
+def convert_query_network(
+    released: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, where: Path | None = None
+) -> dict[str, Tensor]:
+    """A released query network's weights under our names; otherwise as `convert_voxformer`."""
+    return convert_names(released, expected, names=QUERY_NAMES, unused=QUERY_UNUSED, where=where)

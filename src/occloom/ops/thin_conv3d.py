@@ -13,17 +13,27 @@ from torch import Tensor
 
 
 def few_to_many(
-    x: Float[Tensor, "B C X Y Z"], weight: Float[Tensor, "Co C 3 3 3"], bias: Float[Tensor, " Co"] | None
+    x: Float[Tensor, "B C X Y Z"],
+    weight: Float[Tensor, "Co C 3 3 3"],
+    bias: Float[Tensor, " Co"] | None,
+    dilation: int = 1,
 ) -> Float[Tensor, "B Co X Y Z"]:
     """A 3x3x3 convolution of few channels, padded with zeros, as a 2D one: three slices are 3 C channels.
+
+    Args:
+        x: The volume; X is the axis along which it is cut into slices.
+        weight: The kernel.
+        bias: Of each answer.
+        dilation: Voxels between two taps, which is also how far the volume is padded.
 
     Returns:
         The volume in the memory format `torch.channels_last_3d`.
     """
-    slices = F.pad(x, (0, 0, 0, 0, 1, 1)).unfold(2, 3, 1)  # B C X Y Z 3
+    padded = F.pad(x, (0, 0, 0, 0, dilation, dilation))
+    slices = padded.unfold(2, 2 * dilation + 1, 1)[..., ::dilation]  # B C X Y Z 3
     images = slices.permute(0, 2, 5, 1, 3, 4).flatten(0, 1).flatten(1, 2)
     flat = weight.transpose(1, 2).flatten(1, 2)
-    y = F.conv2d(images.contiguous(memory_format=torch.channels_last), flat, bias, padding=1)
+    y = F.conv2d(images.contiguous(memory_format=torch.channels_last), flat, bias, 1, dilation, dilation)
     return y.unflatten(0, (x.shape[0], x.shape[2])).transpose(1, 2)
 
 
