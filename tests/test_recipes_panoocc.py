@@ -3,6 +3,7 @@ import json
 import pytest
 
 from occloom.cli.main import run
+from occloom.models.bevformer import BevFormerConfig
 from occloom.models.panoocc import PanoOccConfig
 from occloom.recipes import RECIPES, resolve
 from occloom.recipes_panoocc import PANOOCC_RECIPES
@@ -21,19 +22,29 @@ def test_the_command_tells_the_published_parameters_of_the_view_transformation(s
     assert json.loads(capsys.readouterr().out)["parameters"]["modules"]["view_transformation"] == view
 
 
+def queries(recipe):
+    """How many a recipe's model has."""
+    grid, model = recipe.data.grid, recipe.model
+    if isinstance(model, PanoOccConfig):
+        assert model.frames == recipe.data.num_frames
+        return grid.with_fewer_voxels(model.coarsening).num_voxels
+    assert isinstance(model, BevFormerConfig)
+    return grid.with_fewer_voxels((*model.coarsening, grid.shape[2])).num_voxels
+
+
+FULL = {"panoocc": [160_000, 40_000, 10_000], "bevformer": [40_000, 10_000, 2_500]}
+
+
 @pytest.mark.parametrize("where", ["occ3d", "town"])
-def test_queries_are_one_to_a_quarter_to_a_sixteenth(where):
-    counts = []
-    for size in SIZES:
-        recipe = resolve(f"panoocc-{size}-{where}")
-        assert isinstance(recipe.model, PanoOccConfig)
-        counts.append(recipe.data.grid.with_fewer_voxels(recipe.model.coarsening).num_voxels)
-        assert recipe.model.frames == recipe.data.num_frames
+@pytest.mark.parametrize("system", FULL)
+def test_queries_are_one_to_a_quarter_to_a_sixteenth(system, where):
+    """Reference protoocc 1.2."""
+    counts = [queries(resolve(f"{system}-{size}-{where}")) for size in SIZES]
     # An odd number of voxels along an axis is halved to one more than its half.
     tolerance = 0.1 if where == "town" else 1e-9
     assert counts[1] / counts[0] == pytest.approx(1 / 4, rel=tolerance)
     assert counts[2] / counts[0] == pytest.approx(1 / 16, rel=tolerance)
-    assert where == "town" or counts == [160_000, 40_000, 10_000]
+    assert where == "town" or counts == FULL[system]
 
 
 def test_frames_are_four_keyframes_apart_and_pictures_lose_their_upper_rows():

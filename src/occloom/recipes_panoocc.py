@@ -1,6 +1,7 @@
 """Recipes of PanoOcc and BEVFormer, each in three sizes, for `recipes.RECIPES`."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from occloom.data.occ3d import Occ3dConfig
@@ -8,6 +9,7 @@ from occloom.data.surround_augment import SurroundAugmentation
 from occloom.engine.config import Cosine, OneCycle, Recipe, TrainConfig
 from occloom.grid import Shape
 from occloom.metrics.protocols import OCC3D
+from occloom.models.bevformer import BevFormerConfig
 from occloom.models.panoocc import PanoOccConfig
 from occloom.models.view_layers import ImageBranchConfig, ViewConfig
 from occloom.models.voxdet_camera import SmallTrunk
@@ -90,6 +92,53 @@ def _panoocc_town(name: str, coarsening: Shape) -> Recipe:
     return Recipe(name=name, model=model, data=TOWN_DATA, train=TOWN_TRAIN, protocol=OCC3D)
 
 
+def bevformer_base_occ3d() -> Recipe:
+    """BEVFormer on the pictures of panoocc-base-occ3d, a plane of 200x200, frames half a second apart."""
+    return _bevformer_occ3d("bevformer-base-occ3d", (1, 1))
+
+
+def bevformer_small_occ3d() -> Recipe:
+    """bevformer-base-occ3d with a quarter of the queries: 100x100."""
+    return _bevformer_occ3d("bevformer-small-occ3d", (2, 2))
+
+
+def bevformer_tiny_occ3d() -> Recipe:
+    """bevformer-base-occ3d with a sixteenth of the queries: 50x50."""
+    return _bevformer_occ3d("bevformer-tiny-occ3d", (4, 4))
+
+
+def _bevformer_occ3d(name: str, coarsening: tuple[int, int]) -> Recipe:
+    data = replace(OCC3D_DATA, keyframes=(0, -1, -2, -3))
+    return Recipe(name=name, model=BevFormerConfig(coarsening=coarsening), data=data, train=OCC3D_TRAIN, protocol=OCC3D)
+
+
+def bevformer_base_town() -> Recipe:
+    """BEVFormer's small twin on the surround town: a plane of 50x50, one past frame, voxels of 0.8 m."""
+    return _bevformer_town("bevformer-base-town", (2, 2))
+
+
+def bevformer_small_town() -> Recipe:
+    """bevformer-base-town with a quarter of the queries: 25x25."""
+    return _bevformer_town("bevformer-small-town", (4, 4))
+
+
+def bevformer_tiny_town() -> Recipe:
+    """bevformer-base-town with about a sixteenth of the queries: 13x13."""
+    return _bevformer_town("bevformer-tiny-town", (8, 8))
+
+
+def _bevformer_town(name: str, coarsening: tuple[int, int]) -> Recipe:
+    model = BevFormerConfig(
+        images=TOWN_IMAGES,
+        view=replace(TOWN_VIEW, image_points=4),
+        coarsening=coarsening,
+        anchors=4,
+        voxel_channels=16,
+        hidden=32,
+    )
+    return Recipe(name=name, model=model, data=TOWN_DATA, train=TOWN_TRAIN, protocol=OCC3D)
+
+
 PANOOCC_RECIPES: dict[str, Callable[[], Recipe]] = {
     "panoocc-base-occ3d": panoocc_base_occ3d,
     "panoocc-small-occ3d": panoocc_small_occ3d,
@@ -97,4 +146,10 @@ PANOOCC_RECIPES: dict[str, Callable[[], Recipe]] = {
     "panoocc-base-town": panoocc_base_town,
     "panoocc-small-town": panoocc_small_town,
     "panoocc-tiny-town": panoocc_tiny_town,
+    "bevformer-base-occ3d": bevformer_base_occ3d,
+    "bevformer-small-occ3d": bevformer_small_occ3d,
+    "bevformer-tiny-occ3d": bevformer_tiny_occ3d,
+    "bevformer-base-town": bevformer_base_town,
+    "bevformer-small-town": bevformer_small_town,
+    "bevformer-tiny-town": bevformer_tiny_town,
 }
