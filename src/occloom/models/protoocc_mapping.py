@@ -30,7 +30,7 @@ class ClusterConfig:
     """How pixel features become prototypes."""
 
     grid: tuple[int, int] = PAPER_GRIDS[4]
-    """Clusters along height and width, P in all: the paper's r = 4."""
+    """Clusters along height and width, P in all: the paper's r = 4. Where there are fewer pixels, each begins one."""
     iterations: int = 3
     """Times that pixels are assigned anew."""
     temperature: float = 0.07
@@ -49,17 +49,9 @@ def cluster(features: Float[Tensor, "M C h w"], config: ClusterConfig) -> Float[
 
     A pixel is shared out over the clusters of its own cell and the eight around it, by its cosine with their
     prototypes; a prototype becomes the mean of the pixels by their shares. In float32 or finer.
-
-    Raises:
-        InputError: If there are more clusters than pixels along an axis.
     """
-    size, grid = features.shape[2:], config.grid
-    if any(count > length for count, length in zip(grid, size, strict=True)):
-        raise InputError(
-            f"{grid[0]}x{grid[1]} clusters of {size[0]}x{size[1]} pixel features",
-            rule="a cluster begins with one pixel or more",
-            remedy="choose a coarser clusters.grid",
-        )
+    height, width = features.shape[2:]
+    grid = (min(config.grid[0], height), min(config.grid[1], width))
     with full_precision(features.device.type):
         pixels, counts = _by_cell(features.to(torch.promote_types(features.dtype, torch.float32)), grid)
         inside = _around(torch.ones(1, *grid, 1, dtype=torch.bool, device=features.device))[..., 0]
