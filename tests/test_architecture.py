@@ -42,7 +42,7 @@ EVERYTHING_BELOW_RECIPES = (
     BASE | PARTS | {"geometry", "ops", "metrics", "cache", "rays", "stereo", "data", "labels", "models"}
 )
 
-RECIPE_FILES = {"recipes_panoocc", "recipes_voxformer"}
+RECIPE_FILES = {"recipes_panoocc", "recipes_protoocc", "recipes_voxformer"}
 """Recipes of one system each, which `recipes` lists beside its own."""
 
 ALLOWED = {
@@ -68,6 +68,7 @@ ALLOWED = {
     "viewer": {"errors", "grid", "scene", "rays"},
     "recipes_town": set(),
     **dict.fromkeys(RECIPE_FILES, EVERYTHING_BELOW_RECIPES | {"engine.config", "recipes_town"}),
+    "recipes_protoocc": EVERYTHING_BELOW_RECIPES | {"engine.config", "recipes_panoocc", "recipes_voxformer"},
     "recipes": EVERYTHING_BELOW_RECIPES | {"engine.config", "recipes_town"} | RECIPE_FILES,
     "inference": EVERYTHING_BELOW_RECIPES | {"engine", "engine.config", "recipes"},
     "cli": EVERYTHING_BELOW_RECIPES | {"engine", "engine.config", "recipes", "inference", "town", "viewer"},
@@ -83,6 +84,7 @@ OUTSIDE = {
     "lightning": {"engine"},
     "lightning_fabric": {"engine"},
     "huggingface_hub": {"backbones"},
+    "transformers": {"data"},
     "moge": set(),
     "timm": set(),
     "torchvision": set(),

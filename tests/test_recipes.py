@@ -80,11 +80,13 @@ def target_for(recipe: Recipe, seed: int) -> Target:
     hit = rng.random((1, recipe.data.num_cameras, *recipe.data.image_size)) < 0.1
     depth = np.where(hit, rng.uniform(5.0, 20.0, hit.shape), 0.0).astype(np.float32)
     image_labels = np.where(hit, rng.integers(0, classes, hit.shape), -1)
+    segments = np.broadcast_to(np.arange(hit.shape[-1]) // 16, hit.shape)
     return Target(
         torch.from_numpy(labels.copy()),
         torch.from_numpy(observed),
         image_labels=torch.from_numpy(image_labels),
         depth=torch.from_numpy(depth),
+        pseudo_masks=torch.from_numpy(segments.copy()),
     )
 
 

@@ -19,7 +19,7 @@ from occloom.recipes_panoocc import (
 )
 
 MASKS = Path("seeds")
-"""299 superpixels of a picture of nuScenes, 28 of one of the town (`occloom prepare masks --superpixels 350`, or 60)."""
+"""Superpixels: 299 of 350 asked for in a picture of nuScenes, 28 of 60 in one of the town (`occloom prepare masks`)."""
 TOWN_MAPPING = PrototypeLooking(clusters=ClusterConfig(grid=(3, 8)))
 """24 prototypes of 12x32 pixel features: as at full size, one for sixteen."""
 

@@ -76,4 +76,8 @@ def test_scattering_is_the_adjoint_of_summing():
     index = torch.randint(0, 6, (7, 4), generator=torch.Generator().manual_seed(2))
     there = (scatter_rows(rows, index, shares, 6) * table).sum()
     torch.testing.assert_close(there, (row_sums(table, index, shares) * rows).sum())
-    assert not scatter_rows(rows[:0], index[:0], shares[:0], 6).any()
+    none = [part.requires_grad_() for part in (rows[:0].clone(), shares[:0].clone())]
+    empty = scatter_rows(none[0], index[:0], none[1], 6)
+    empty.sum().backward()
+    assert not empty.any()
+    assert [part.grad.shape for part in none] == [(0, 3), (0, 4)]

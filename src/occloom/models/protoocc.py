@@ -1,14 +1,15 @@
-"""ProtoOcc: prototypes of clustered pixels guide small voxel queries, decoded from several views (Kim et al., CVPR 2025).
+"""ProtoOcc: prototypes of clustered pixels lead few voxel queries, decoded from several views (Oh et al., CVPR 2025).
 
-"Learning to Map Prototypes": this is the ProtoOcc of kuai-lab, not the one of the same name of AAAI 2025. PanoOcc with
-three additions, each a part: queries look into the pictures led by prototypes (`protoocc_mapping`, section 3.2.1),
-prototypes are told apart by pseudo masks (`protoocc_optimisation`, 3.2.2), and the fused volume is decoded beside changed
-copies of itself (`protoocc_decoding`, 3.3). The last two are of training alone. See docs/models/protoocc.md.
+"3D Occupancy Prediction with Low-Resolution Queries via Prototype-aware View Transformation", arXiv 2503.15185; another
+ProtoOcc, of AAAI 2025, has the name alone in common. PanoOcc with three additions, each a part: queries look into the
+pictures led by prototypes (`protoocc_mapping`, section 3.2.1), prototypes are told apart by pseudo masks
+(`protoocc_optimisation`, 3.2.2), and the fused volume is decoded beside changed copies of itself (`protoocc_decoding`,
+3.3). The last two are of training alone. See docs/models/protoocc.md.
 """
 
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -21,11 +22,13 @@ from occloom.models.protoocc_decoding import (
     Dropout,
     Flips,
     GaussianNoise,
+    Perspective,
     Transposition,
     decode_all,
     scene_consistency,
 )
 from occloom.models.protoocc_mapping import (
+    AffinityForm,
     ClusterConfig,
     LiteralForm,
     PrototypeGuide,
@@ -42,6 +45,9 @@ from occloom.models.protoocc_optimisation import (
 from occloom.models.view_layers import Looked, Pictures
 from occloom.scene import Scene, Target
 
+FormName = Literal["scaled", "literal"]
+PerspectiveName = Literal["dropout", "noise", "transpose", "flips"]
+
 
 @dataclass(frozen=True)
 class PrototypeLooking:
@@ -51,8 +57,8 @@ class PrototypeLooking:
     """Of the maps whose pixels are clustered, and whose cells get pixel features."""
     clusters: ClusterConfig = field(default_factory=ClusterConfig)
     """Of each picture."""
-    form: LiteralForm | ScaledForm = field(default_factory=ScaledForm)
-    """How queries and prototypes are brought together in each layer."""
+    form: FormName = "scaled"
+    """How queries and prototypes are brought together in each layer: `ScaledForm`, or `LiteralForm`, as printed."""
 
     def build_summary(self, channels: int) -> nn.Module | None:  # noqa: ARG002
         """The prototypes of a frame, clustered once for all layers."""
@@ -60,9 +66,8 @@ class PrototypeLooking:
 
     def build_layer(self, channels: int, *, heads: int, points: int, levels: int, references: int) -> nn.Module:
         """Deformable attention with a mapping of its own."""
-        return PrototypeLook(
-            channels, heads=heads, points=points, levels=levels, references=references, form=self.form
-        )
+        form = ScaledForm() if self.form == "scaled" else LiteralForm()
+        return PrototypeLook(channels, heads=heads, points=points, levels=levels, references=references, form=form)
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,7 @@ class PrototypeLook(DeformableCrossAttention):
         points: int,
         levels: int,
         references: int,
-        form: LiteralForm | ScaledForm,
+        form: AffinityForm,
     ) -> None:
         super().__init__(channels, heads=heads, points=points, levels=levels, references=references)
         self.mapping = PrototypeMapping(channels, form)
@@ -161,12 +166,26 @@ class PrototypeOptimisation:
 class MultiPerspectiveDecoding:
     """How the volume is decoded in training, section 3.3."""
 
-    perspectives: tuple[Dropout | GaussianNoise | Transposition | Flips, ...] = (Dropout(), GaussianNoise())
-    """P views beside the volume itself; those of the paper's best row."""
+    perspectives: tuple[PerspectiveName, ...] = ("dropout", "noise")
+    """P views beside the volume itself; those of the paper's best row. Without any, the volume is decoded alone."""
+    dropout: float = 0.1
+    """Share of numbers that "dropout" drops."""
+    noise: float = 0.1
+    """Of "noise", in standard deviations of a channel."""
     temperature: float = 0.5
     """That the mean of the views is sharpened by, tau_cons."""
     weight: float = 1.0
-    """Of the consistency loss, lambda_4; 0 leaves it out."""
+    """Of the consistency loss, lambda_4."""
+
+    def build(self) -> tuple[Perspective, ...]:
+        """The views."""
+        views = {
+            "dropout": Dropout(self.dropout),
+            "noise": GaussianNoise(self.noise),
+            "transpose": Transposition(),
+            "flips": Flips(),
+        }
+        return tuple(views[name] for name in self.perspectives)
 
 
 @dataclass(frozen=True)
@@ -175,20 +194,15 @@ class ProtoOccConfig:
 
     baseline: PanoOccConfig = field(default_factory=lambda: PanoOccConfig(coarsening=(4, 4, 1)))
     """Everything that is PanoOcc's; how its queries look into the pictures is named here."""
-    mapping: PrototypeLooking | None = field(default_factory=PrototypeLooking)
-    """How prototypes lead the queries; None leaves them to themselves."""
-    optimisation: PrototypeOptimisation | None = field(default_factory=PrototypeOptimisation)
-    """How prototypes are told apart; None does not."""
-    decoding: MultiPerspectiveDecoding | None = field(default_factory=MultiPerspectiveDecoding)
-    """How the volume is decoded in training; None decodes it alone."""
-
-    def __post_init__(self) -> None:
-        if self.optimisation is not None and self.mapping is None:
-            raise InputError(
-                "optimisation without mapping",
-                rule="what is told apart is what the mapping makes",
-                remedy="set optimisation to None too, or name a mapping",
-            )
+    prototypes: Literal["none", "mapped", "optimised"] = "optimised"
+    """"none" leaves the queries to themselves; "mapped" leads them by prototypes (section 3.2.1); "optimised" tells the
+    prototypes apart by pseudo masks too (3.2.2)."""
+    mapping: PrototypeLooking = field(default_factory=PrototypeLooking)
+    """How prototypes lead the queries."""
+    optimisation: PrototypeOptimisation = field(default_factory=PrototypeOptimisation)
+    """How prototypes are told apart."""
+    decoding: MultiPerspectiveDecoding = field(default_factory=MultiPerspectiveDecoding)
+    """How the volume is decoded in training."""
 
     def build(self, grid: VoxelGrid, label_space: LabelSpace) -> "ProtoOcc":
         """Make the model, with random weights."""
@@ -217,11 +231,12 @@ class ProtoOcc(PanoOcc):
             InputError: If sizes do not fit together.
         """
         baseline = config.baseline
-        if config.mapping is not None:
+        if config.prototypes != "none":
             baseline = replace(baseline, view=replace(baseline.view, looking=config.mapping))
         super().__init__(baseline, grid, label_space)
-        self.decoding, self.optimisation = config.decoding, config.optimisation
-        self.needs = Needs(images=True, pseudo_masks=config.optimisation is not None)
+        self.optimisation, self.decoding = config.optimisation, config.decoding
+        self.perspectives = config.decoding.build()
+        self.needs = Needs(images=True, pseudo_masks=config.prototypes == "optimised")
 
     def forward(self, scene: Scene) -> ProtoOccOutputs:
         """Answer the present frame; cameras whose picture is missing do not contribute."""
@@ -229,10 +244,9 @@ class ProtoOcc(PanoOcc):
         volume = self.fuse(scene, encoded.volume)
         if not self.training:
             return ProtoOccOutputs(self.decode(volume))
-        perspectives = () if self.decoding is None else self.decoding.perspectives
-        logits, *views = decode_all(volume, perspectives, self.decode)
+        logits, *views = decode_all(volume, self.perspectives, self.decode)
         outputs = ProtoOccOutputs(logits, tuple(views))
-        if self.optimisation is None:
+        if not self.needs.pseudo_masks:
             return outputs
         record = encoded.record
         assert isinstance(record, PrototypeRecord), "a mapping records what it dispatched"
@@ -248,9 +262,9 @@ class ProtoOcc(PanoOcc):
         for view in outputs.views:
             of_view = super().loss(PanoOccOutputs(view), target)
             terms = {name: term + of_view[name] for name, term in terms.items()}
-        if outputs.pixels is not None and self.optimisation is not None:
+        if outputs.pixels is not None:
             terms["contrast"] = contrast_loss(self.optimisation, outputs.pixels, outputs.stride, target)
-        if outputs.views and self.decoding is not None:
+        if outputs.views:
             terms["consistency"] = consistency_loss(self.decoding, (outputs.logits, *outputs.views), target.observed)
         return terms
 

@@ -113,7 +113,7 @@ class _ScatterRows(torch.autograd.Function):
         table = rows.new_zeros(count, rows.shape[1])
         for row, into, share in _chunks(rows, index, shares):
             added = share[:, :, None] * row[:, None, :]
-            table.index_add_(0, into.reshape(-1), added.view(-1, rows.shape[1]))
+            table.index_add_(0, into.reshape(-1), added.flatten(0, 1))
         return table
 
     @staticmethod
@@ -121,7 +121,7 @@ class _ScatterRows(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         rows, index, shares = ctx.saved_tensors
         grad_shares = [
-            (grad.index_select(0, into.reshape(-1)).view(*into.shape, -1) @ row[:, :, None])[..., 0]
+            (grad.index_select(0, into.reshape(-1)).unflatten(0, into.shape) @ row[:, :, None])[..., 0]
             for row, into, _ in _chunks(rows, index, shares)
         ]
         return row_sums(grad, index, shares), None, torch.cat(grad_shares), None
