@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from occloom.data.colour_distortion import PhotometricDistortion
 from occloom.data.occ3d import Occ3dConfig
 from occloom.data.surround_augment import SurroundAugmentation
 from occloom.engine.config import Cosine, OneCycle, Recipe, TrainConfig
@@ -18,9 +19,11 @@ OCC3D_DATA = Occ3dConfig(
     root=Path("nuscenes"),
     image_size=(432, 800),
     keyframes=(0, -4, -8, -12),
-    augmentation=SurroundAugmentation(scale=(0.0, 0.0), degrees=0.0, flip_x=0.0, flip_y=0.0),
+    augmentation=SurroundAugmentation(
+        scale=(0.0, 0.0), degrees=0.0, flip_x=0.0, flip_y=0.0, colours=PhotometricDistortion()
+    ),
 )
-"""432x800 pictures without the upper 18 rows, mirrored or not, and frames of two, four and six seconds ago."""
+"""432x800 pictures without the upper 18 rows, mirrored or not, their colours changed, of now and 2, 4 and 6 s ago."""
 OCC3D_TRAIN = TrainConfig(
     steps=42_195,  # 12 epochs of 28,130 keyframes
     batch_size=8,

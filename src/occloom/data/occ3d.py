@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
 from occloom.cache import Cache
+from occloom.data.colour_distortion import distort_all
 from occloom.data.depth_sources import nearest_points
 from occloom.data.mask_cache import MaskPicture, load_masks, open_masks
 from occloom.data.nuscenes_files import Keyframe, Recording, Tables, read_lidar, read_tables, scene_names
@@ -202,6 +203,8 @@ class Occ3d:
         if self._prior is not None:
             features = self.needs.prior_features
             scene = replace(scene, prior=load_prior(self._prior, self.prior_pictures(index), features=features))
+        if rng is not None and knobs.colours is not None and scene.images is not None:
+            scene = replace(scene, images=distort_all(scene.images, scene.frame_valid, rng, knobs.colours))
         sample = Sample(scene=scene, target=target, tokens=(now.token,))
         if rng is None:
             return sample

@@ -12,6 +12,7 @@ from jaxtyping import Float32, Float64
 from PIL import Image
 from torch import Tensor
 
+from occloom.data.colour_distortion import PhotometricDistortion
 from occloom.data.kitti_files import open_image
 from occloom.errors import InputError
 from occloom.geometry.augment import cropped_intrinsics, flipped_intrinsics, resized_intrinsics, turned_intrinsics
@@ -33,6 +34,8 @@ class SurroundAugmentation:
     """Share of samples whose world is mirrored front to back."""
     flip_y: float = 0.5
     """Share of samples whose world is mirrored left to right."""
+    colours: PhotometricDistortion | None = None
+    """How far colours are changed; BEVDet leaves them."""
 
     def __post_init__(self) -> None:
         shares = {"picture_flip": self.picture_flip, "flip_x": self.flip_x, "flip_y": self.flip_y}
