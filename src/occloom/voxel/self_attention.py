@@ -65,10 +65,10 @@ class FlattenedPositions(nn.Module):
         )
 
 
-class SelfAttention(nn.Module, ABC):
-    """What both forms share: queries with and without their positions choose where to look and how much it counts."""
+class QueueAttention(nn.Module):
+    """Projections of attention to a queue of two volumes; at first each head looks in its own direction."""
 
-    def __init__(self, channels: int, shape: Shape, *, heads: int, points: int, axes: int) -> None:
+    def __init__(self, channels: int, *, heads: int, points: int, axes: int) -> None:
         super().__init__()
         if min(heads, points) < 1 or channels % heads:
             raise InputError(
@@ -76,7 +76,7 @@ class SelfAttention(nn.Module, ABC):
                 rule="heads and points are at least 1, heads divide the channels",
                 remedy="choose numbers that divide",
             )
-        self.shape, self.layout = shape, (heads, QUEUE, points)
+        self.layout = (heads, QUEUE, points)
         samples = heads * QUEUE * points
         self.sampling_offsets = nn.Linear(2 * channels, samples * axes)
         self.attention_weights = nn.Linear(2 * channels, samples)
@@ -92,6 +92,21 @@ class SelfAttention(nn.Module, ABC):
         for projection in (self.value_proj, self.output_proj):
             nn.init.xavier_uniform_(projection.weight)
             nn.init.zeros_(projection.bias)
+
+    def choose(
+        self, told: Float[Tensor, "*q told"], sizes: Float[Tensor, " axes"]
+    ) -> tuple[Float[Tensor, "*q heads 2 points axes"], Float[Tensor, "*q heads 2 points"]]:
+        """Offsets as fractions of the volume, which has `sizes` cells along each axis, and weights of the samples."""
+        offsets = self.sampling_offsets(told).unflatten(-1, (*self.layout, -1)) / sizes
+        return offsets, self.attention_weights(told).unflatten(-1, self.layout).softmax(dim=-1) / QUEUE
+
+
+class SelfAttention(QueueAttention, ABC):
+    """What both forms share: queries with and without their positions choose where to look and how much it counts."""
+
+    def __init__(self, channels: int, shape: Shape, *, heads: int, points: int, axes: int) -> None:
+        super().__init__(channels, heads=heads, points=points, axes=axes)
+        self.shape = shape
 
     def values(self, rows: Float[Tensor, "V C"]) -> Tensor:
         """What is sampled of one volume, laid out for `look`."""
@@ -116,8 +131,7 @@ class SelfAttention(nn.Module, ABC):
             queries = queries.to(torch.promote_types(queries.dtype, torch.float32))
             told = torch.cat([queries, queries + positions], dim=1)
             places, sizes = self.references(index)
-            offsets = self.sampling_offsets(told).unflatten(-1, (*self.layout, -1)) / sizes
-            weights = self.attention_weights(told).unflatten(-1, self.layout).softmax(dim=-1) / QUEUE
+            offsets, weights = self.choose(told, sizes)
             locations = (places[:, None, None, None] + offsets).flatten(2, 3)
         return self.output_proj(self.look(values, locations, weights.flatten(2)))
 

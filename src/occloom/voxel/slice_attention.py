@@ -5,20 +5,18 @@ et al., CVPR 2024) gives each height its own. Reference protoocc 1.5; its releas
 the volume as if they were a plane, which this does not.
 """
 
-import math
-
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from occloom.errors import InputError
 from occloom.geometry.precision import full_precision
 from occloom.grid import Shape
 from occloom.ops.deformable_attention import deformable_attention
+from occloom.voxel.self_attention import QueueAttention
 from occloom.voxel.volume_attention import voxel_fractions
 
 
-class SliceAttention(nn.Module):
+class SliceAttention(QueueAttention):
     """Deformable attention in the plane to a queue of two volumes, slice by slice; the mean of both."""
 
     def __init__(self, channels: int, *, heads: int = 8, points: int = 8) -> None:
@@ -32,28 +30,7 @@ class SliceAttention(nn.Module):
         Raises:
             InputError: Heads do not divide the channels.
         """
-        super().__init__()
-        if min(heads, points) < 1 or channels % heads:
-            raise InputError(
-                f"{channels} channels for {heads} heads of {points} points",
-                rule="heads and points are at least 1, heads divide the channels",
-                remedy="choose numbers that divide",
-            )
-        self.layout = (heads, 2, points)
-        self.sampling_offsets = nn.Linear(2 * channels, 2 * math.prod(self.layout))
-        self.attention_weights = nn.Linear(2 * channels, math.prod(self.layout))
-        self.value_proj = nn.Linear(channels, channels)
-        self.output_proj = nn.Linear(channels, channels)
-        nn.init.zeros_(self.sampling_offsets.weight)
-        with torch.no_grad():
-            steps = torch.arange(1, points + 1)[:, None]
-            start = (_directions(heads)[:, None, None] * steps).expand(-1, 2, -1, -1)
-            self.sampling_offsets.bias.copy_(start.flatten())
-        nn.init.zeros_(self.attention_weights.weight)
-        nn.init.zeros_(self.attention_weights.bias)
-        for projection in (self.value_proj, self.output_proj):
-            nn.init.xavier_uniform_(projection.weight)
-            nn.init.zeros_(projection.bias)
+        super().__init__(channels, heads=heads, points=points, axes=2)
 
     def forward(
         self,
@@ -70,18 +47,14 @@ class SliceAttention(nn.Module):
             shape: X, Y and Z of the volume, Q voxels.
             before: What was there before, aligned; None where the queue holds the queries twice.
         """
-        sides, (size_x, size_y, slices) = (
-            torch.cat([queries if before is None else before, queries + position], -1),
-            shape,
-        )
+        told = torch.cat([queries if before is None else before, queries + position], dim=-1)
+        size_x, size_y, slices = shape
         with full_precision(queries.device.type):
-            sides = sides.to(torch.promote_types(sides.dtype, torch.float32))
-            offsets = self.sampling_offsets(sides).unflatten(-1, (*self.layout, 2))
-            weights = self.attention_weights(sides).unflatten(-1, self.layout).softmax(dim=-1) / 2
+            told = told.to(torch.promote_types(told.dtype, torch.float32))
+            offsets, weights = self.choose(told, told.new_tensor((size_x, size_y)))
             centres = voxel_fractions(shape, dtype=offsets.dtype, device=queries.device)[:, None, None, None, :2]
-            locations = centres + offsets / offsets.new_tensor((size_x, size_y))
             # A slice is a picture whose rows run along x and whose columns run along y.
-            locations = locations.flip(-1)
+            locations = (centres + offsets).flip(-1)
         now = self._slices(queries, shape)
         past = now if before is None else self._slices(before, shape)
         samples = torch.arange(len(queries), device=queries.device)[:, None] * slices
@@ -92,10 +65,3 @@ class SliceAttention(nn.Module):
     def _slices(self, volume: Float[Tensor, "B Q C"], shape: Shape) -> Float[Tensor, "M C X Y"]:
         """Projected values, slice z of sample b as picture b * Z + z."""
         return self.value_proj(volume).unflatten(1, shape).permute(0, 3, 4, 1, 2).flatten(0, 1)
-
-
-def _directions(heads: int) -> Float[Tensor, "heads 2"]:
-    """One direction (x, y) a head, on the border of a square."""
-    angles = torch.arange(heads) * (2 * math.pi / heads)
-    directions = torch.stack([angles.cos(), angles.sin()], dim=-1)
-    return directions / directions.abs().amax(dim=1, keepdim=True)
