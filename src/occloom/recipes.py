@@ -312,13 +312,14 @@ def bevdet4d_occ3d() -> Recipe:
 
 TOWN_LIFTING = LiftingConfig(
     trunk=SmallTrunk(),
-    image_channels=64,
-    feature_stride=8,
-    depth_channels=64,
-    pyramid_channels=32,
+    image_channels=48,
+    feature_stride=4,
+    depth_channels=48,
+    pyramid_channels=24,
     planes=DepthPlanes(near=1.5, step=1.0, count=44),
-    channels=16,
+    channels=24,
 )
+"""Features of 16x44 a picture, as at full size."""
 
 
 def bevdet4d_pretrain_town() -> Recipe:
@@ -328,22 +329,22 @@ def bevdet4d_pretrain_town() -> Recipe:
         recipe,
         name="bevdet4d-pretrain-town",
         model=BevDet4dPretrainConfig(lifting=TOWN_LIFTING),
-        train=replace(recipe.train, steps=1200, learning_rate=2e-3, validate_every=400),
+        train=replace(recipe.train, steps=1500, learning_rate=3e-3, validate_every=500),
     )
 
 
 def bevdet4d_town() -> Recipe:
-    """BEVDet4D's small twin on a town in the nuScenes layout (`occloom town --layout nuscenes`), voxels of 0.8 m."""
+    """BEVDet4D's small twin on a town in the nuScenes layout (`occloom town --layout nuscenes`), voxels of 1.6 m."""
     return Recipe(
         name="bevdet4d-town",
         model=BevDet4dConfig(
             lifting=TOWN_LIFTING,
-            volume_channels=(16, 32, 64),
+            volume_channels=(32, 48, 64),
             volume_blocks=(1, 1, 2),
-            channels=16,
-            hidden=32,
+            channels=32,
+            hidden=48,
         ),
-        data=Occ3dConfig(root=Path("town-surround"), image_size=(64, 176), label_scale=2),
+        data=Occ3dConfig(root=Path("town-surround"), image_size=(64, 176), label_scale=4),
         train=TrainConfig(
             steps=1000,
             batch_size=2,
@@ -361,7 +362,7 @@ def bevdet4d_town() -> Recipe:
 TOWN_PRIOR = Path("town-exact")
 """The town's exact depth with the usual noise (`occloom prepare depth-prior --source town-exact`)."""
 TOWN_REGIONS = RegionExpertsConfig(heights=(0.6, 2.2))
-"""With voxels of 0.8 m the ground's centres lie at 0.2 m, the paper's lowest border: this one keeps them below."""
+"""Between the four layers of the town's voxels: the ground's, the one above it, and two more."""
 TOWN_REFINEMENT = RefinementConfig(heads=4, feedforward=128, depth_features=StandIn())
 """Of the town's recipes; 1.6 m wide voxels are refined, as at full size."""
 
@@ -437,7 +438,7 @@ def _drocc_town(name: str, experts: RegionExpertsConfig | RecursiveExpertConfig 
     return replace(
         recipe,
         name=name,
-        model=DrOccConfig(baseline=recipe.model, coarsening=(2, 2, 1), refinement=refinement),
+        model=DrOccConfig(baseline=recipe.model, coarsening=(1, 1, 1), refinement=refinement),
         data=replace(recipe.data, prior=TOWN_PRIOR),
     )
 
