@@ -78,6 +78,14 @@ def made_once(tmp_path_factory: pytest.TempPathFactory, name: str, write: Callab
 
 
 @pytest.fixture(scope="session")
+def town_sets(tiny_town: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two pictures of the town in the layouts of the five sets of labelled pictures; do not write into it."""
+    from town_views import town_views, write_sets
+
+    return write_sets(tmp_path_factory.mktemp("town_sets"), town_views(tiny_town))
+
+
+@pytest.fixture(scope="session")
 def made_nuscenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three scenes of three, two and one keyframes in nuScenes' and Occ3D's layout; do not write into it."""
     from made_nuscenes import write_made_nuscenes

@@ -3,13 +3,14 @@
 import csv
 import json
 import math
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from occloom.backbones.internimage import InternImageTrunk
 from occloom.cli.main import run
 from occloom.engine.benchmark import example_scene
 from occloom.engine.config import Recipe, from_json, to_json
@@ -45,12 +46,21 @@ class SmallData:
 def shrunk(name: str) -> Recipe:
     recipe = resolve(name)
     data = recipe.data
-    x, y, z = (max(16, n // 8) for n in data.grid.shape)
+    x, y, z = (min(n, max(16, n // 8)) for n in data.grid.shape)
     size = tuple(extent * n / m for extent, n, m in zip(data.grid.voxel_size, data.grid.shape, (x, y, z), strict=True))
     grid = VoxelGrid(lower=data.grid.lower, voxel_size=(size[0], size[1], size[2]), shape=(x, y, z))
     # Two cameras of a surround rig and three frames show all that more would, in a fraction of the time.
     small = SmallData(grid, data.label_space, min(data.num_frames, 3), min(data.num_cameras, 2))
-    return replace(recipe, data=small)
+    return replace(recipe, data=small, model=with_small_trunk(recipe.model))
+
+
+def with_small_trunk(config):
+    """The same parts with a narrow, shallow InternImage, where there is one at any depth: XL would take minutes."""
+    if isinstance(config, InternImageTrunk):
+        return replace(config, width=32, depths=(1, 1, 1, 1))
+    if not is_dataclass(config):
+        return config
+    return replace(config, **{field.name: with_small_trunk(getattr(config, field.name)) for field in fields(config)})
 
 
 def scene_for(model: OccupancyModel, recipe: Recipe) -> Scene:

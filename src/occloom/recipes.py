@@ -32,6 +32,7 @@ from occloom.models.voxdet_pretrain import VoxDetPretrainConfig
 from occloom.models.voxdet_released import ReleasedGeometry, ReleasedOffsetLoss, ReleasedSampling
 from occloom.recipes_panoocc import PANOOCC_RECIPES
 from occloom.recipes_protoocc import PROTOOCC_RECIPES
+from occloom.recipes_segmentation import SEGMENTATION_RECIPES
 from occloom.recipes_town import TOWN_TRAIN, TOWN_VAL
 from occloom.recipes_voxformer import VOXFORMER_RECIPES
 
@@ -520,6 +521,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     **PANOOCC_RECIPES,
     **VOXFORMER_RECIPES,
     **PROTOOCC_RECIPES,
+    **SEGMENTATION_RECIPES,
 }
 
 

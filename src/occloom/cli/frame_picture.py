@@ -69,6 +69,16 @@ def draw_surround(
     return surround_picture(views, volumes, title)
 
 
+def draw_pixels(model: OccupancyModel, sample: Sample, prediction: UInt8[np.ndarray, "X Y 1"]) -> Image.Image:
+    """A picture, the classes predicted for its pixels, and below them the true ones where known; black is no class."""
+    assert sample.scene.images is not None, "a picture is what there is"
+    colours = np.array(model.label_space.colours, dtype=np.uint8)
+    panels = [_bytes(sample.scene.images[0, 0, 0]), colours[prediction[:, :, 0]]]
+    if sample.target is not None:
+        panels.append(colours[sample.target.labels[0, :, :, 0].numpy()])
+    return Image.fromarray(np.concatenate(panels))
+
+
 def _truth_and_title(
     model: OccupancyModel, sample: Sample, prediction: UInt8[np.ndarray, "X Y Z"], protocol: ScoringProtocol
 ) -> tuple[UInt8[np.ndarray, "X Y Z"] | None, Bool[np.ndarray, "X Y Z"] | None, str]:

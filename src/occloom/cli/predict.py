@@ -6,19 +6,21 @@ from pathlib import Path
 import torch
 
 from occloom.cli.arguments import leading_name, parse, ready_to_write
-from occloom.cli.frame_picture import draw, draw_surround
+from occloom.cli.frame_picture import draw, draw_pixels, draw_surround
 from occloom.cli.missing_cameras import missing_cameras
 from occloom.cli.prediction_files import prediction_files
 from occloom.data.occ3d import Occ3dConfig
+from occloom.data.road_images import RoadImagesConfig
 from occloom.errors import InputError
 from occloom.inference import load_model, load_recipe, shipped_models
 from occloom.interfaces import SceneDataset, Split
 
 USAGE = """usage: occloom predict CHECKPOINT --root ROOT --out DIR [options]
 
-Writes DIR/sequences/NN/predictions/FFFFFF.label, as the SemanticKITTI server and `occloom score` expect them, or
-DIR/SAMPLE_TOKEN.npz, as the Occ3D challenge does; with --picture also DIR/pictures/NN_FFFFFF.png: camera pictures,
-prediction and truth. --submission FILE.zip packs all predictions of DIR as the server wants them.
+Writes DIR/sequences/NN/predictions/FFFFFF.label, as the SemanticKITTI server and `occloom score` expect them,
+DIR/SAMPLE_TOKEN.npz, as the Occ3D challenge does, or DIR/SET/NAME.png, the classes of a picture's pixels; with
+--picture also DIR/pictures/NN_FFFFFF.png: camera pictures, prediction and truth. --submission FILE.zip packs all
+predictions of DIR as the server wants them.
 
 CHECKPOINT: a step folder, a run folder (its best step), or a shipped model ({shipped})
 options: occloom predict CHECKPOINT --help
@@ -86,6 +88,8 @@ def main(arguments: list[str]) -> int:
                 picture.parent.mkdir(parents=True, exist_ok=True)
                 if isinstance(data, Occ3dConfig):
                     drawn = draw_surround(model, batch, prediction, protocol, data.cameras)
+                elif isinstance(data, RoadImagesConfig):
+                    drawn = draw_pixels(model, batch, prediction)
                 else:
                     drawn = draw(model, batch, prediction, protocol)
                 drawn.save(picture)

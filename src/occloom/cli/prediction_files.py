@@ -12,8 +12,11 @@ from occloom.data import occ3d_files, predictions
 from occloom.data.kitti_files import write_voxel_bits
 from occloom.data.label_files import KITTI_360_FILES, SEMANTIC_KITTI_FILES, LabelFiles
 from occloom.data.label_spaces import OCCUPANCY, SEMANTIC_KITTI_GRID
+from occloom.data.labelled_pictures import write_classes
 from occloom.data.occ3d_labels import OCC3D, OCC3D_GRID
 from occloom.data.packed_volumes import QUERIES
+from occloom.data.road_labels import ROAD
+from occloom.data.vistas_labels import VISTAS
 from occloom.errors import InputError
 from occloom.interfaces import OccupancyModel
 
@@ -40,6 +43,12 @@ def prediction_files(name: str, model: OccupancyModel) -> PredictionFiles:
         return _occ3d_files(name, model)
     if (model.label_space.names, model.grid.shape) == (OCCUPANCY.names, QUERIES.shape):
         return PredictionFiles(path=_query_path, write=_write_queries, submit=None)
+    if model.label_space.names in (ROAD.names, VISTAS.names):
+        return PredictionFiles(
+            path=lambda folder, token: folder / f"{token}.png",
+            write=lambda path, labels: write_classes(path, labels[:, :, 0], model.label_space),
+            submit=None,
+        )
     files = _label_files(name, model)
     return PredictionFiles(
         path=predictions.prediction_path,

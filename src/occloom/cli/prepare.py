@@ -12,6 +12,7 @@ from occloom.cli.depth_prior import depth_prior
 from occloom.cli.image_labels import image_labels
 from occloom.cli.masks import masks
 from occloom.cli.queries import pseudo_voxels, queries
+from occloom.cli.road_images import road_images
 from occloom.data.depth_cache import depth_entry, fill_depth_cache, frames_to_prepare
 from occloom.data.depth_report import depth_errors, markdown_table
 from occloom.data.depth_sources import DepthSource, FileDepth, LidarDepth, MobileStereoDepth, SgbmDepth
@@ -107,6 +108,7 @@ def main(arguments: list[str]) -> int:
         "masks": masks,
         "pseudo-voxels": pseudo_voxels,
         "queries": queries,
+        "road-images": road_images,
     }
     name, rest = split_name(arguments)
     if name is None and {"-h", "--help"} & set(rest):

@@ -111,7 +111,7 @@ def scene_names(root: Path, version: str) -> tuple[str, ...]:
         InputError: If the table is missing or malformed.
     """
     path = root / version / "scene.json"
-    return tuple(_text(row, "name", path) for row in _rows(path))
+    return tuple(text_of(row, "name", path) for row in rows_of(path))
 
 
 def read_tables(root: Path, version: str, *, scenes: Collection[str], channels: Collection[str]) -> Tables:
@@ -129,13 +129,13 @@ def read_tables(root: Path, version: str, *, scenes: Collection[str], channels: 
     """
     folder = root / version
     names = {}
-    for row in _rows(folder / "scene.json"):
-        if _text(row, "name", folder / "scene.json") in scenes:
-            names[_text(row, "token", folder / "scene.json")] = row["name"]
+    for row in rows_of(folder / "scene.json"):
+        if text_of(row, "name", folder / "scene.json") in scenes:
+            names[text_of(row, "token", folder / "scene.json")] = row["name"]
     samples: dict[str, dict[str, Any]] = {}
-    for row in _rows(folder / "sample.json"):
-        if _text(row, "scene_token", folder / "sample.json") in names:
-            samples[_text(row, "token", folder / "sample.json")] = row
+    for row in rows_of(folder / "sample.json"):
+        if text_of(row, "scene_token", folder / "sample.json") in names:
+            samples[text_of(row, "token", folder / "sample.json")] = row
     recordings = _read_recordings(root, folder, samples, {LIDAR, *channels})
     keyframes = {}
     for token, row in samples.items():
@@ -205,14 +205,14 @@ def _read_recordings(
     sensors = _read_sensors(folder, channels)
     table = folder / "sample_data.json"
     wanted: list[dict[str, Any]] = []
-    for row in _rows(table):
+    for row in rows_of(table):
         if not row.get("is_key_frame") or row.get("sample_token") not in samples:
             continue
-        if _text(row, "calibrated_sensor_token", table) not in sensors:
+        if text_of(row, "calibrated_sensor_token", table) not in sensors:
             raise _unknown(table, row["calibrated_sensor_token"], "it is a token of calibrated_sensor.json")
         if sensors[row["calibrated_sensor_token"]] is not None:
             wanted.append(row)
-    poses = _read_poses(folder, {_text(row, "ego_pose_token", table) for row in wanted})
+    poses = _read_poses(folder, {text_of(row, "ego_pose_token", table) for row in wanted})
     recordings: dict[str, dict[str, Recording]] = {}
     for row in wanted:
         sensor = sensors[row["calibrated_sensor_token"]]
@@ -221,7 +221,7 @@ def _read_recordings(
         if sensor is None:
             continue
         recordings.setdefault(row["sample_token"], {})[sensor.channel] = Recording(
-            path=_within(root, _text(row, "filename", table), table),
+            path=file_within(root, text_of(row, "filename", table), table),
             timestamp=_whole(row, "timestamp", table),
             ego_from_sensor=sensor.ego_from_sensor,
             global_from_ego=poses[row["ego_pose_token"]],
@@ -243,11 +243,11 @@ class _Sensor:
 def _read_sensors(folder: Path, channels: Collection[str]) -> dict[str, _Sensor | None]:
     """Mounted sensors by token; None for those of other channels."""
     path = folder / "sensor.json"
-    channel_of = {_text(row, "token", path): _text(row, "channel", path) for row in _rows(path)}
+    channel_of = {text_of(row, "token", path): text_of(row, "channel", path) for row in rows_of(path)}
     path = folder / "calibrated_sensor.json"
     sensors: dict[str, _Sensor | None] = {}
-    for row in _rows(path):
-        token, sensor_token = _text(row, "token", path), _text(row, "sensor_token", path)
+    for row in rows_of(path):
+        token, sensor_token = text_of(row, "token", path), text_of(row, "sensor_token", path)
         if sensor_token not in channel_of:
             raise _unknown(path, sensor_token, "it is a token of sensor.json")
         channel = channel_of[sensor_token]
@@ -263,7 +263,7 @@ def _read_sensors(folder: Path, channels: Collection[str]) -> dict[str, _Sensor 
 def _read_poses(folder: Path, tokens: Collection[str]) -> dict[str, Float64[np.ndarray, "4 4"]]:
     """Places of the car on the map, by token."""
     path = folder / "ego_pose.json"
-    return {row["token"]: _placed(row, path) for row in _rows(path) if _text(row, "token", path) in tokens}
+    return {row["token"]: _placed(row, path) for row in rows_of(path) if text_of(row, "token", path) in tokens}
 
 
 def _placed(row: Mapping[str, Any], path: Path) -> Float64[np.ndarray, "4 4"]:
@@ -276,7 +276,7 @@ def _placed(row: Mapping[str, Any], path: Path) -> Float64[np.ndarray, "4 4"]:
     return matrix
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
+def rows_of(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a table, one at a time.
 
     Raises:
@@ -334,7 +334,7 @@ def _objects(file: TextIOBase) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def _text(row: Mapping[str, Any], name: str, path: Path) -> str:
+def text_of(row: Mapping[str, Any], name: str, path: Path) -> str:
     """A field that is text."""
     if not isinstance(row.get(name), str):
         raise _malformed(row, name, path, "text")
@@ -360,7 +360,7 @@ def _numbers(row: Mapping[str, Any], name: str, shape: tuple[int, ...], path: Pa
     return values
 
 
-def _within(root: Path, name: str, path: Path) -> Path:
+def file_within(root: Path, name: str, path: Path) -> Path:
     """The file of a name relative to the data's root."""
     parts = PurePosixPath(name).parts
     if not parts or PurePosixPath(name).is_absolute() or ".." in parts or "\\" in name:

@@ -177,6 +177,20 @@ OCC3D_NO_MASK = replace(
     mask_in_use="no mask",
 )
 
+PICTURES = ScoringProtocol(
+    name="pictures",
+    source="semantic segmentation as Cityscapes scores it",
+    labels="classes of pixels; a picture is a volume one voxel thick",
+    mask="pixels that have a class in the 19 (or 124) of the label space, at the size the model sees",
+    averaged="all classes but 0 (unlabelled) that occur in truth or prediction",
+    absent="is left out of the mean; one that is only predicted scores 0",
+    undefined="completion says nothing of pictures: every pixel that counts has a class",
+    empty=0,
+    class_epsilon=0.0,
+    completion_epsilon=0.0,
+    nothing_occupied=math.nan,
+)
+
 OCC3D_BY_MASK: dict[Literal["camera", "lidar", "none"], ScoringProtocol] = {
     "camera": OCC3D,
     "lidar": OCC3D_LIDAR_MASK,
