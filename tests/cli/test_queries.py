@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from occloom.data.kitti_files import KittiFrame
 from occloom.data.packed_volumes import PSEUDO_VOXELS, QUERIES, open_volumes
 from occloom.data.queries import RawQueries
 from occloom.inference import load_model
-from occloom.models.lmscnet import LmscNet
+from occloom.interfaces import Needs
+from occloom.models.lmscnet import LmscNet, LmscNetConfig
+from occloom.recipes import resolve
 
 SEQUENCES = ["--data.train", "00", "01", "--data.val", "02"]
 SMALL = ["--model.widths", "4", "4", "4", "4", "--model.head-width", "2", "--train.steps", "2"]
@@ -110,3 +113,23 @@ def test_mistakes_give_one_line_and_code_2(
         error = capsys.readouterr().err
         assert named in error
         assert error.count("\n") == 1
+
+
+@pytest.mark.real_data
+@pytest.mark.slow
+def test_real_frames_give_queries_and_a_query_network_reads_them(real_data: Path, tmp_path: Path):
+    """Frames without a right picture get no depth; 08/000005 has five scans before it that have both pictures."""
+    root = real_data / "semantickitti"
+    depth, pseudo, queries = (tmp_path / name for name in ("depth", "pseudo", "queries"))
+    where = ["--root", str(root), "--workers", "1"]
+    assert run(["prepare", "depth", *where, "--frames", "pictures", "--out", str(depth)]) == 0
+    assert run(["prepare", "pseudo-voxels", *where, "--depth", str(depth), "--out", str(pseudo)]) == 0
+    words = ["--root", str(root), "--pseudo-voxels", str(pseudo), "--out", str(queries)]
+    assert run(["prepare", "queries", *words]) == 0
+    config = replace(resolve("voxformer-queries-semantickitti").data, root=root, pseudo_voxels=pseudo, queries=queries)
+    data = config.build("val", Needs(images=False, pseudo_voxels=True, proposals=True))
+    assert data.tokens == ("08/000000", "08/000005")
+    first, second = (data.sample(index).scene for index in range(2))
+    assert second.pseudo_voxels.sum() > 2 * first.pseudo_voxels.sum() > 0
+    network = LmscNetConfig(widths=(4, 4, 4, 4), head_width=2).build(config.grid, config.label_space)
+    assert network(second).logits.shape == (1, 2, 128, 128, 16)

@@ -6,9 +6,12 @@ import pytest
 import torch
 
 from occloom.cache import CacheOrigin, create_cache, digests
+from occloom.data.kitti360 import Kitti360Config
 from occloom.data.kitti_files import KittiFrame
+from occloom.data.occ3d import Occ3dConfig
 from occloom.data.packed_volumes import NO_KEY, PSEUDO_VOXELS, QUERIES, VolumeKind, open_volumes, volumes_origin
 from occloom.errors import InputError
+from occloom.interfaces import Needs
 
 KINDS = [PSEUDO_VOXELS, QUERIES]
 RELEASED = {PSEUDO_VOXELS: ".pseudo", QUERIES: ".query_iou5203_pre7712_rec6153"}
@@ -80,6 +83,14 @@ class TestReading:
         (tmp_path / "empty").mkdir()
         with pytest.raises(InputError, match=f"no {kind.name} of any frame"):
             open_volumes(kind, tmp_path, tmp_path / "empty").frames(tmp_path, ())
+
+
+def test_readers_without_such_files_refuse_models_that_need_them(made_nuscenes: Path, made_kitti360: Path):
+    configs = Occ3dConfig(root=made_nuscenes), Kitti360Config(root=made_kitti360)
+    for config in configs:
+        for needs in (Needs(images=False, pseudo_voxels=True), Needs(proposals=True)):
+            with pytest.raises(InputError, match="prepared in SemanticKITTI's layout alone"):
+                config.build("val", needs)
 
 
 class TestCaches:

@@ -19,6 +19,7 @@ from occloom.data.kitti360_labels import KITTI_360
 from occloom.data.kitti_files import read_image_size
 from occloom.data.label_files import KITTI_360_FILES
 from occloom.data.label_spaces import IGNORED, SEMANTIC_KITTI_GRID
+from occloom.data.packed_volumes import refuse_volumes
 from occloom.data.pictures import ImageFit, PictureFit
 from occloom.data.sample_parts import (
     LabelReduction,
@@ -128,6 +129,7 @@ class Kitti360:
                 where=config.root,
                 remedy="pre-train on SemanticKITTI and continue here with --train.start-from",
             )
+        refuse_volumes(needs, config.root)
         if split == "train" and needs.pseudo_masks:
             raise InputError(
                 "the model learns from pseudo masks, which this reader does not read",

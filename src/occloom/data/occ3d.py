@@ -20,6 +20,7 @@ from occloom.data.mask_cache import MaskPicture, load_masks, open_masks
 from occloom.data.nuscenes_files import Keyframe, Recording, Tables, read_lidar, read_tables, scene_names
 from occloom.data.occ3d_files import Mask, label_path, read_labels, read_splits
 from occloom.data.occ3d_labels import OCC3D, OCC3D_GRID
+from occloom.data.packed_volumes import refuse_volumes
 from occloom.data.prior_cache import load_prior, open_prior, prior_folder, require_priors
 from occloom.data.prior_sources import PriorPicture, keyframe_pictures
 from occloom.data.sample_parts import points_of_one_sample, target_of, usable_frames
@@ -159,6 +160,7 @@ class Occ3d:
                 rule="nuScenes has no stereo pair",
                 remedy="use a model that estimates depth by itself, or one that takes a depth prior",
             )
+        refuse_volumes(needs, config.root)
         self.config, self.split, self.needs = config, split, needs
         self.grid: VoxelGrid = config.grid
         self.label_space: LabelSpace = config.label_space

@@ -17,6 +17,7 @@ from occloom.data.kitti_files import KittiFrame, StereoFrame, read_voxel_bits
 from occloom.data.label_spaces import SEMANTIC_KITTI_GRID
 from occloom.errors import InputError
 from occloom.grid import Shape
+from occloom.interfaces import Needs
 
 NO_KEY = "files"
 """What stands for the key of a source that is no cache: the files' contents are compared entry by entry."""
@@ -225,3 +226,17 @@ def _require_current(kind: VolumeKind, root: Path, cache: Cache) -> None:
     if (made_of / MANIFEST).is_file():
         settings["made_of_key"] = read_cache(made_of).origin.key
     require_origin(cache, CacheOrigin(cache.origin.source, settings, kind.code_version))
+
+
+def refuse_volumes(needs: Needs, root: Path) -> None:
+    """Refuse a model that looks at pseudo voxels or queries, in the name of a reader that has none.
+
+    Raises:
+        InputError: If it does.
+    """
+    if needs.pseudo_voxels or needs.proposals:
+        raise InputError(
+            "the model needs pseudo voxels or queries, which are prepared in SemanticKITTI's layout alone",
+            where=root,
+            remedy="use SemanticKITTI or a town in its layout, or another model",
+        )
