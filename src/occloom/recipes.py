@@ -347,14 +347,14 @@ def bevdet4d_town() -> Recipe:
         ),
         data=Occ3dConfig(root=Path("town-surround"), image_size=(64, 176), label_scale=4),
         train=TrainConfig(
-            steps=1000,
+            steps=250,
             batch_size=2,
             learning_rate=1e-3,
             weight_decay=0.01,
             schedule=OneCycle(warmup=0.05),
             clip_norm=5.0,
             ema_decay=0.99,
-            validate_every=500,
+            validate_every=125,
         ),
         protocol=OCC3D,
     )
