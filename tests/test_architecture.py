@@ -42,7 +42,13 @@ EVERYTHING_BELOW_RECIPES = (
     BASE | PARTS | {"geometry", "ops", "metrics", "cache", "rays", "stereo", "data", "labels", "models"}
 )
 
-RECIPE_FILES = {"recipes_panoocc", "recipes_protoocc", "recipes_segmentation", "recipes_voxformer"}
+RECIPE_FILES = {
+    "recipes_monoocc",
+    "recipes_panoocc",
+    "recipes_protoocc",
+    "recipes_segmentation",
+    "recipes_voxformer",
+}
 """Recipes of one system each, which `recipes` lists beside its own."""
 
 ALLOWED = {

@@ -30,6 +30,7 @@ from occloom.models.voxdet_camera import PixelCentres, SmallTrunk, VoxDetConfig
 from occloom.models.voxdet_lidar import VoxDetLConfig
 from occloom.models.voxdet_pretrain import VoxDetPretrainConfig
 from occloom.models.voxdet_released import ReleasedGeometry, ReleasedOffsetLoss, ReleasedSampling
+from occloom.recipes_monoocc import MONOOCC_RECIPES
 from occloom.recipes_panoocc import PANOOCC_RECIPES
 from occloom.recipes_protoocc import PROTOOCC_RECIPES
 from occloom.recipes_segmentation import SEGMENTATION_RECIPES
@@ -522,6 +523,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     **VOXFORMER_RECIPES,
     **PROTOOCC_RECIPES,
     **SEGMENTATION_RECIPES,
+    **MONOOCC_RECIPES,
 }
 
 

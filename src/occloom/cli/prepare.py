@@ -13,6 +13,7 @@ from occloom.cli.image_labels import image_labels
 from occloom.cli.masks import masks
 from occloom.cli.queries import pseudo_voxels, queries
 from occloom.cli.road_images import road_images
+from occloom.cli.teacher_features import teacher_features
 from occloom.data.depth_cache import depth_entry, fill_depth_cache, frames_to_prepare
 from occloom.data.depth_report import depth_errors, markdown_table
 from occloom.data.depth_sources import DepthSource, FileDepth, LidarDepth, MobileStereoDepth, SgbmDepth
@@ -109,6 +110,7 @@ def main(arguments: list[str]) -> int:
         "pseudo-voxels": pseudo_voxels,
         "queries": queries,
         "road-images": road_images,
+        "teacher-features": teacher_features,
     }
     name, rest = split_name(arguments)
     if name is None and {"-h", "--help"} & set(rest):

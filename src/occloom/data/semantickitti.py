@@ -44,6 +44,7 @@ from occloom.data.sample_parts import (
     target_of,
     usable_frames,
 )
+from occloom.data.teacher_feature_cache import load_teacher_volume, open_teacher_features, teacher_feature_entry
 from occloom.data.voxel_release import require_present_release
 from occloom.errors import InputError
 from occloom.grid import LabelSpace, VoxelGrid
@@ -85,6 +86,11 @@ class SemanticKittiConfig:
     for those of the present scan alone."""
     label_sweeps: tuple[int, ...] = (0,)
     """Scans that `image_labels` were made of; a folder made of others is refused."""
+    teacher_features: Path | None = None
+    """Prepared features of a teacher: a name under <root>/teacher_features (`occloom prepare teacher-features`), or a
+    folder."""
+    teacher_weights: Path | None = None
+    """Weights (.safetensors) of the teacher that `teacher_features` must be of; None for any."""
     pseudo_voxels: Path | None = None
     """Prepared pseudo voxels: a name under <root>/pseudo_voxels (stereo-sgbm), or a folder of them."""
     queries: Path | None = None
@@ -142,17 +148,21 @@ class SemanticKittiConfig:
     @property
     def depth_folder(self) -> Path | None:
         """Where the prepared depth lies."""
-        if self.depth is None:
-            return None
-        return self.root / "depth" / self.depth if len(self.depth.parts) == 1 else self.depth
+        return self._prepared("depth", self.depth)
 
     @property
     def image_label_folder(self) -> Path | None:
         """Where the prepared classes of pixels lie."""
-        if self.image_labels is None:
-            return None
-        named = len(self.image_labels.parts) == 1
-        return self.root / "image_labels" / self.image_labels if named else self.image_labels
+        return self._prepared("image_labels", self.image_labels)
+
+    @property
+    def teacher_feature_folder(self) -> Path | None:
+        """Where the prepared features of a teacher lie."""
+        return self._prepared("teacher_features", self.teacher_features)
+
+    def _prepared(self, kind: str, named: Path | None) -> Path | None:
+        """A folder by its name among those of a kind, or any folder."""
+        return self.root / kind / named if named is not None and len(named.parts) == 1 else named
 
 
 @dataclass(frozen=True)
@@ -210,6 +220,7 @@ class SemanticKitti:
         self._sequences = {name: self._open(name) for name in dict.fromkeys(f.sequence for f in self._frames)}
         self._check_releases()
         self._image_labels = self._open_image_labels()
+        self._teacher_features = self._open_teacher_features()
         self._depth_cache: Cache | None = None
         if needs.depth:
             read = [moment.frame for frame in self._frames for moment in self._window(frame)]
@@ -270,6 +281,8 @@ class SemanticKitti:
             target = replace(target, depth=torch.stack(depths)[None])
         if self.needs.image_labels:
             target = replace(target, image_labels=self._pixel_classes(frame, sequence.calibration, fit))
+        if self._teacher_features is not None:
+            target = replace(target, teacher_volume=load_teacher_volume(self._teacher_features, frame))
         return target
 
     def _pixel_classes(self, frame: KittiFrame, calibration: Calibration, fit: PictureFit) -> Int64[Tensor, "1 N H W"]:
@@ -288,6 +301,15 @@ class SemanticKitti:
         for frame in self._frames:
             for camera in self.config.cameras:
                 cache.require_whole(image_label_entry(frame, camera))
+        return cache
+
+    def _open_teacher_features(self) -> Cache | None:
+        """The prepared features of a teacher with an entry for each frame; None where none are asked for."""
+        if self.split != "train" or not self.needs.teacher_features:
+            return None
+        cache = open_teacher_features(self.config.teacher_feature_folder, self.config.teacher_weights)
+        for frame in self._frames:
+            cache.require_whole(teacher_feature_entry(frame))
         return cache
 
     def _fit(self, sequence: _Sequence) -> PictureFit:

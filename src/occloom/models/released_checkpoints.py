@@ -1,4 +1,4 @@
-"""Weights that authors of VoxDet, BEVDet and VoxFormer published, under the names of this library's modules.
+"""Weights that authors of VoxDet, BEVDet, VoxFormer and MonoOcc published, under the names of this library's modules.
 
 VoxDet's names are those of reference state_dicts/voxdet_*.tsv; how tables are read stands in `released_names`.
 """
@@ -16,6 +16,9 @@ from occloom.errors import InputError
 from occloom.interfaces import OccupancyModel
 from occloom.models.bevdet4d import TemporalLifting
 from occloom.models.lmscnet import LmscNet
+from occloom.models.monoocc import MonoOcc
+from occloom.models.monoocc_teacher import MonoOccTeacher
+from occloom.models.released_monoocc import convert_monoocc, convert_teacher
 from occloom.models.released_names import Names, convert_names, our_name
 from occloom.models.released_voxformer import convert_query_network, convert_voxformer
 from occloom.models.voxdet_camera import VoxDet
@@ -336,11 +339,15 @@ def convert_released(released: Mapping[str, Tensor], model: OccupancyModel, *, w
         return Converted(convert_voxformer(released, model.state_dict(), where=where))
     if isinstance(model, LmscNet):
         return Converted(convert_query_network(released, model.state_dict(), where=where))
+    if isinstance(model, MonoOcc):
+        return Converted(convert_monoocc(released, model.state_dict(), where=where))
+    if isinstance(model, MonoOccTeacher):
+        return Converted(convert_teacher(released, model.state_dict(), where=where))
     if isinstance(getattr(model, "lifting", None), TemporalLifting):
         return convert_bevdet(released, model.state_dict(), where=where)
     raise InputError(
         f"no published weights are known for {type(model).__name__}",
-        rule="those of VoxDet, VoxDet-L, BEVDet and VoxFormer are",
+        rule="those of VoxDet, VoxDet-L, BEVDet, VoxFormer and MonoOcc are",
         remedy="name a recipe of theirs, such as voxdet-semantickitti-released",
     )
 
