@@ -59,8 +59,8 @@ class NormalisedScores:
     coarse: Float[Tensor, "B K x y z"]
     """Scores of the centred features."""
     spreads: tuple[Float[Tensor, "B x y z"], ...]
-    """Mean squares over the channels of the centred features and of their steps to the next voxel: along z, y, y and z,
-    x, x and z, x and y, all three."""
+    """Mean squares over the channels of the centred features and of their steps to the next voxel: along x, y, x and y,
+    z, x and z, y and z, all three."""
     bias: Float[Tensor, " K"]
     """Of each class, after normalisation."""
     size: Shape
@@ -76,7 +76,8 @@ class NormalisedScores:
     def at(self, x: Int64[Tensor, " X"], y: Int64[Tensor, " Y"], z: Int64[Tensor, " Z"]) -> Float[Tensor, "B K X Y Z"]:
         """Class scores of the voxels of the full grid with these indices along each axis."""
         scores, spreads = self.coarse, list(self.spreads)
-        for axis, places in ((3, z), (2, y), (1, x)):
+        # Along x first: a slab costs no more than its share.
+        for axis, places in ((1, x), (2, y), (3, z)):
             at = between(places, self.coarse.shape[axis + 1], self.size[axis - 1])
             scores = interpolated(scores, axis + 1, at)
             product = _along((at.share * (1 - at.share)).to(scores.dtype), 4, axis)
@@ -124,7 +125,7 @@ class NormalisedHead(nn.Module):
         (x, y, z), (fx, fy, fz) = volume.shape[2:], self.factors
         return NormalisedScores(
             coarse=scores,
-            spreads=tuple(_spreads(centred, (2, 3, 4))),
+            spreads=tuple(_spreads(centred, (4, 3, 2))),
             bias=self.classify.weight @ self.norm.bias + self.classify.bias,
             size=(x * fx, y * fy, z * fz),
             eps=self.norm.eps,
