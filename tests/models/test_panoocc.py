@@ -9,6 +9,7 @@ from tiny_views import IMAGES, VIEW, moving_scene, shaken
 
 from occloom.data.occ3d import Occ3dConfig
 from occloom.data.occ3d_labels import OCC3D, OCC3D_GRID
+from occloom.engine.benchmark import measure
 from occloom.errors import InputError
 from occloom.geometry.rigid import rigid
 from occloom.grid import VoxelGrid
@@ -66,6 +67,15 @@ def test_full_size_volumes_fit_together(coarsening):
         fused = model.view_transformation.fuser([volume] * 4)
         assert fused.shape == volume.shape
         assert model.decode(fused).shape == (1, 18, 200, 200, 16)
+
+
+def test_the_cost_of_the_view_transformation_is_that_of_layers_and_fusion():
+    cost = measure(tiny(), moving_scene(batch=1), repeats=1, levels=2).modules
+    layers, fuser = cost["view_transformation.layers"], cost["view_transformation.fuser"]
+    assert cost["view_transformation"].flops == layers.flops + fuser.flops
+    # Of the fusion, by hand: 64 voxels, 16 channels, three frames; of the layers, more than their linear parts.
+    assert fuser.flops == 2 * 64 * (2 * 48 * 16 + 27 * 16 * 16 + 16 * 16)
+    assert layers.flops > 3 * 2 * 2 * 64 * 2 * 16 * 12
 
 
 # --- frames ----------------------------------------------------------------------------------------------------------

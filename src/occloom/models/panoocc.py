@@ -62,7 +62,10 @@ class TemporalFuser(nn.Module):
 
 
 class ViewTransformation(nn.Module):
-    """What the paper counts by this name: a learned query a voxel, the layers, and the fusion over time."""
+    """What the paper counts by this name: a learned query a voxel, the layers, and the fusion over time.
+
+    It has no `forward`, so that its cost is the sum of all three (`engine/benchmark.py`).
+    """
 
     def __init__(self, config: ViewConfig, channels: int, *, shape: Shape, levels: int, frames: int) -> None:
         """Make it.
@@ -81,7 +84,7 @@ class ViewTransformation(nn.Module):
         self.layers = nn.ModuleList(ViewLayer(channels, config, levels=levels) for _ in range(config.layers))
         self.fuser = TemporalFuser(channels, frames)
 
-    def forward(
+    def encode(
         self,
         pictures: Pictures,
         references: ReferencePoints,
@@ -278,7 +281,7 @@ class PanoOcc(OccupancyModel):
         pictures = self.image_branch(scene.images[:, t])
         motion = None if self.motion is None else self.motion(motion_numbers(scene, t))[:, None]
         references = frame_references(scene, t, self.query_grid, pictures.size)
-        return self.view_transformation(pictures, references, self.positions(), motion)
+        return self.view_transformation.encode(pictures, references, self.positions(), motion)
 
     def fuse(self, scene: Scene, present: Float[Tensor, "B C x y z"]) -> Float[Tensor, "B C x y z"]:
         """The present frame's volume fused with those of the past.
