@@ -47,6 +47,7 @@ RECIPE_FILES = {
     "recipes_panoocc",
     "recipes_protoocc",
     "recipes_segmentation",
+    "recipes_symphonies",
     "recipes_voxformer",
 }
 """Recipes of one system each, which `recipes` lists beside its own."""

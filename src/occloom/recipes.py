@@ -34,6 +34,7 @@ from occloom.recipes_monoocc import MONOOCC_RECIPES
 from occloom.recipes_panoocc import PANOOCC_RECIPES
 from occloom.recipes_protoocc import PROTOOCC_RECIPES
 from occloom.recipes_segmentation import SEGMENTATION_RECIPES
+from occloom.recipes_symphonies import SYMPHONIES_RECIPES
 from occloom.recipes_town import TOWN_TRAIN, TOWN_VAL
 from occloom.recipes_voxformer import VOXFORMER_RECIPES
 
@@ -521,6 +522,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "drocc-cotr-town": drocc_cotr_town,
     **PANOOCC_RECIPES,
     **VOXFORMER_RECIPES,
+    **SYMPHONIES_RECIPES,
     **PROTOOCC_RECIPES,
     **SEGMENTATION_RECIPES,
     **MONOOCC_RECIPES,

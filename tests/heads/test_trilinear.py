@@ -98,3 +98,11 @@ def test_scores_leave_mixed_precision():
     head, volume = tiny_head().float(), coarse((3, 2, 5), classes=6, dtype=torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert head(volume).coarse.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("shape", "factors"), [((4, 3, 2), (2, 4, 3)), ((1, 2, 1), (3, 1, 2))])
+def test_some_voxels_are_scored_as_among_all(shape, factors):
+    scores = TrilinearScores(torch.randn(2, 5, *shape, generator=torch.Generator().manual_seed(0)), factors)
+    x, y, z = (torch.arange(n * f).flip(0)[::2] for n, f in zip(shape, factors, strict=True))
+    expected = scores.logits[:, :, x][:, :, :, y][..., z]
+    torch.testing.assert_close(scores.at(x, y, z), expected, rtol=1e-4, atol=1e-5)

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from occloom.grid import Shape
+from occloom.heads.normalised import Between, interpolated
 from occloom.ops.in_place import enlarged_slabs, normalise
 from occloom.ops.winograd_conv3d import Conv3x3x3
 
@@ -26,6 +27,17 @@ class TrilinearScores:
     def logits(self) -> Float[Tensor, "B K X Y Z"]:
         """Class scores on the full grid; large, made anew at each call."""
         return F.interpolate(self.coarse, size=self._size, mode="trilinear", align_corners=False)
+
+    def at(self, x: Int64[Tensor, " X"], y: Int64[Tensor, " Y"], z: Int64[Tensor, " Z"]) -> Float[Tensor, "B K X Y Z"]:
+        """Those of `logits` at the voxels of the full grid with these indices along each axis."""
+        scores = self.coarse
+        for axis, (places, factor) in enumerate(zip((x, y, z), self.factors, strict=True), start=2):
+            count = scores.shape[axis]
+            # The centres of the outermost coarse voxels go on to the border.
+            position = ((places + 0.5) / factor - 0.5).clamp(0, count - 1)
+            before = position.floor().long()
+            scores = interpolated(scores, axis, Between(before, (before + 1).clamp(max=count - 1), position - before))
+        return scores
 
     def argmax(self, *, slab: int = 8) -> Int64[Tensor, "B X Y Z"]:
         """The most likely class of every voxel, without making all of `logits` at once.

@@ -20,7 +20,9 @@ from occloom.models.monoocc import MonoOcc
 from occloom.models.monoocc_teacher import MonoOccTeacher
 from occloom.models.released_monoocc import convert_monoocc, convert_teacher
 from occloom.models.released_names import Names, convert_names, our_name
+from occloom.models.released_symphonies import convert_symphonies_decoder, decoder_tensors
 from occloom.models.released_voxformer import convert_query_network, convert_voxformer
+from occloom.models.symphonies import Symphonies
 from occloom.models.voxdet_camera import VoxDet
 from occloom.models.voxdet_lidar import VoxDetL
 from occloom.models.voxformer import VoxFormer
@@ -343,11 +345,14 @@ def convert_released(released: Mapping[str, Tensor], model: OccupancyModel, *, w
         return Converted(convert_monoocc(released, model.state_dict(), where=where))
     if isinstance(model, MonoOccTeacher):
         return Converted(convert_teacher(released, model.state_dict(), where=where))
+    if isinstance(model, Symphonies):
+        decoder, others = decoder_tensors(released)
+        return Converted(convert_symphonies_decoder(decoder, model.state_dict(), where=where), others)
     if isinstance(getattr(model, "lifting", None), TemporalLifting):
         return convert_bevdet(released, model.state_dict(), where=where)
     raise InputError(
         f"no published weights are known for {type(model).__name__}",
-        rule="those of VoxDet, VoxDet-L, BEVDet, VoxFormer and MonoOcc are",
+        rule="those of VoxDet, VoxDet-L, BEVDet, VoxFormer, MonoOcc and the decoder of Symphonies are",
         remedy="name a recipe of theirs, such as voxdet-semantickitti-released",
     )
 

@@ -1,0 +1,106 @@
+"""Recipes of Symphonies, for `recipes.RECIPES`."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from occloom.data.semantickitti import SemanticKittiConfig
+from occloom.engine.config import Cosine, OneCycle, Recipe, TrainConfig
+from occloom.models.symphonies import SymphoniesConfig
+from occloom.models.symphonies_decoder import SceneDecoderConfig
+from occloom.models.voxdet_camera import SmallTrunk
+from occloom.recipes_town import TOWN_TRAIN, TOWN_VAL
+
+
+def symphonies_base_semantickitti() -> Recipe:
+    """Symphonies on SemanticKITTI as released: 370x1220 pictures, stereo depth, a scene of 128x128x8."""
+    return Recipe(
+        name="symphonies-base-semantickitti",
+        model=SymphoniesConfig(),
+        data=SemanticKittiConfig(
+            root=Path("semantickitti"),
+            image_size=(370, 1220),
+            image_fit="crop",
+            depth=Path("stereo-msnet3d"),
+            colour_jitter=0.0,
+        ),
+        train=TrainConfig(
+            steps=28_755,  # 30 epochs of 3834 frames
+            batch_size=4,
+            learning_rate=2e-4,
+            weight_decay=1e-4,
+            schedule=Cosine(warmup=0.01),
+            ema_decay=0.0,
+            workers=4,
+            validate_every=1917,
+            trunk_weights="imagenet",
+        ),
+    )
+
+
+def symphonies_small_semantickitti() -> Recipe:
+    """Symphonies with a scene of 64x64x8: the smaller size of ProtoOcc's comparison."""
+    recipe = symphonies_base_semantickitti()
+    decoder = SceneDecoderConfig(enlargements=((2, 2, 2), (2, 2, 2)))
+    return replace(
+        recipe,
+        name="symphonies-small-semantickitti",
+        model=SymphoniesConfig(decoder=decoder, volume_coarsening=(4, 4, 4)),
+    )
+
+
+def symphonies_base_town() -> Recipe:
+    """Symphonies' small twin on the town: 96x320, a scene of 64x64x4, scores interpolated to all voxels."""
+    recipe = symphonies_base_semantickitti()
+    assert isinstance(recipe.data, SemanticKittiConfig)
+    return replace(
+        recipe,
+        name="symphonies-base-town",
+        model=SymphoniesConfig(
+            trunk=SmallTrunk(),
+            pixel_channels=32,
+            pixel_layers=1,
+            pixel_feedforward=64,
+            pixel_groups=8,
+            decoder=SceneDecoderConfig(channels=32, heads=4, image_points=2, scene_points=2, enlargements=()),
+            volume_coarsening=(4, 4, 8),
+            queries=30,
+            loss_stride=4,
+        ),
+        data=replace(
+            recipe.data,
+            root=Path("town"),
+            image_size=(96, 320),
+            image_fit="resize",
+            depth=Path("stereo-sgbm"),
+            train=TOWN_TRAIN,
+            val=TOWN_VAL,
+            colour_jitter=0.4,
+        ),
+        train=TrainConfig(
+            steps=300,
+            batch_size=2,
+            learning_rate=1.5e-3,
+            weight_decay=0.01,
+            schedule=OneCycle(warmup=0.05),
+            clip_norm=10.0,
+            ema_decay=0.98,
+            validate_every=150,
+            save_every=100,
+        ),
+    )
+
+
+def symphonies_small_town() -> Recipe:
+    """symphonies-base-town with a quarter of the voxels, as the full sizes: 32x32x4."""
+    recipe = symphonies_base_town()
+    assert isinstance(recipe.model, SymphoniesConfig)
+    return replace(recipe, name="symphonies-small-town", model=replace(recipe.model, volume_coarsening=(8, 8, 8)))
+
+
+SYMPHONIES_RECIPES: dict[str, Callable[[], Recipe]] = {
+    "symphonies-base-semantickitti": symphonies_base_semantickitti,
+    "symphonies-small-semantickitti": symphonies_small_semantickitti,
+    "symphonies-base-town": symphonies_base_town,
+    "symphonies-small-town": symphonies_small_town,
+}
