@@ -1,4 +1,4 @@
-"""Train, stop, go on, evaluate, predict and draw: each recipe of the town, at its smallest widths."""
+"""Train, stop, go on, evaluate, predict and draw: recipes of the town that see depth or LiDAR, at smallest widths."""
 
 import json
 import shutil
@@ -23,6 +23,11 @@ IMAGES = (
 LIFTING = ("--model.attention-layers", "1", "--model.heads", "2", "--model.points", "1", "--model.feedforward", "4")
 LIDAR = ("--model.point-channels", "4", "--model.blocks", "1", "1")
 PRETRAINING = ("--model.channels", "4", "--model.segmentation-channels", "2", "2")
+SYMPHONIES = (
+    *("--model.trunk.width", "8", "--model.pixel-channels", "8", "--model.pixel-feedforward", "8"),
+    *("--model.pixel-groups", "2", "--model.decoder.channels", "8", "--model.decoder.layers", "1"),
+    *("--model.decoder.heads", "2", "--model.volume-coarsening", "8", "8", "8", "--data.image-size", "32", "96"),
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class Case:
 CASES = (
     Case("voxdet-town", (*DETECTOR, *IMAGES, *LIFTING), "00", "01", "01/000000"),
     Case("voxdet-l-town", (*DETECTOR, *LIDAR), "00", "01", "01/000000", sees_depth=False),
+    Case("symphonies-small-town", SYMPHONIES, "00", "01", "01/000000"),
     Case("voxdet-depth-pretrain-town", (*IMAGES, *PRETRAINING), "00", "01", "01/000000"),
     Case(
         "voxdet-kitti360-town",
