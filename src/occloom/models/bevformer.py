@@ -26,6 +26,7 @@ from occloom.interfaces import Needs, OccupancyModel, Outputs
 from occloom.losses.cross_entropy import cross_entropy
 from occloom.models.panoocc import EgoMotion, motion_numbers
 from occloom.models.view_layers import (
+    QUERY_STD,
     FrameView,
     ImageBranch,
     ImageBranchConfig,
@@ -91,7 +92,7 @@ class PlaneTransformation(nn.Module):
             anchors: Reference points of a cell.
         """
         super().__init__()
-        self.queries = nn.Parameter(torch.randn(shape[0] * shape[1], channels))
+        self.queries = nn.Parameter(torch.empty(shape[0] * shape[1], channels).normal_(std=QUERY_STD))
         self.summary = config.looking.build_summary(channels)
         self.layers = nn.ModuleList(
             ViewLayer(channels, config, levels=levels, references=anchors) for _ in range(config.layers)

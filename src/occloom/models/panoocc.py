@@ -27,6 +27,7 @@ from occloom.lifting.cross_attention import ReferencePoints
 from occloom.losses.cross_entropy import cross_entropy
 from occloom.losses.lovasz import lovasz_softmax
 from occloom.models.view_layers import (
+    QUERY_STD,
     FrameView,
     ImageBranch,
     ImageBranchConfig,
@@ -79,7 +80,7 @@ class ViewTransformation(nn.Module):
         """
         super().__init__()
         self.shape = shape
-        self.queries = nn.Parameter(torch.randn(shape[0] * shape[1] * shape[2], channels))
+        self.queries = nn.Parameter(torch.empty(shape[0] * shape[1] * shape[2], channels).normal_(std=QUERY_STD))
         self.summary = config.looking.build_summary(channels)
         self.layers = nn.ModuleList(ViewLayer(channels, config, levels=levels) for _ in range(config.layers))
         self.fuser = TemporalFuser(channels, frames)
@@ -268,6 +269,10 @@ class PanoOcc(OccupancyModel):
             nn.Linear(config.hidden, config.voxel_channels),
             nn.Linear(config.voxel_channels, label_space.num_classes),
         )
+        for layer in self.head:
+            if isinstance(layer, nn.Linear):
+                # From PyTorch's own start four layers would leave hardly a difference between voxels.
+                nn.init.xavier_uniform_(layer.weight)
         # Fixed by the label space, so neither trained nor saved.
         self.register_buffer("class_weights", torch.ones(label_space.num_classes), persistent=False)
 

@@ -29,6 +29,9 @@ from occloom.models.voxdet_camera import SmallTrunk
 from occloom.scene import Scene
 from occloom.voxel.slice_attention import SliceAttention
 
+QUERY_STD = 0.02
+"""Of learned queries at first, so that what is learned of a voxel soon outweighs what chance put there."""
+
 
 @dataclass(frozen=True)
 class ImageBranchConfig:
