@@ -75,6 +75,7 @@ ALLOWED = {
     "viewer": {"errors", "grid", "scene", "rays"},
     "recipes_town": set(),
     **dict.fromkeys(RECIPE_FILES, EVERYTHING_BELOW_RECIPES | {"engine.config", "recipes_town"}),
+    "recipes_monoocc": EVERYTHING_BELOW_RECIPES | {"engine.config", "recipes_voxformer"},
     "recipes_protoocc": EVERYTHING_BELOW_RECIPES | {"engine.config", "recipes_panoocc", "recipes_voxformer"},
     "recipes": EVERYTHING_BELOW_RECIPES | {"engine.config", "recipes_town"} | RECIPE_FILES,
     "inference": EVERYTHING_BELOW_RECIPES | {"engine", "engine.config", "recipes"},

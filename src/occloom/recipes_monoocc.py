@@ -4,14 +4,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from occloom.backbones.internimage import INTERNIMAGE_T, INTERNIMAGE_XL, InternImageTrunk
 from occloom.data.semantickitti import SemanticKittiConfig
-from occloom.engine.config import OneCycle, Recipe, TrainConfig
+from occloom.engine.config import Recipe
 from occloom.models.monoocc import EQUATION_10, MonoOccConfig
 from occloom.models.monoocc_distillation import MonoOccDistillationConfig
 from occloom.models.monoocc_teacher import MonoOccTeacherConfig
 from occloom.models.voxdet_camera import SmallTrunk
-from occloom.models.voxformer import AttentionConfig, AxisQueries, VoxFormerConfig
-from occloom.recipes_town import TOWN_TRAIN, TOWN_VAL
+from occloom.models.voxformer import AttentionConfig, AxisQueries, FrozenResNet50, VoxFormerConfig
+from occloom.recipes_voxformer import voxformer_s_semantickitti, voxformer_s_town
 
 SWEEPS = (0, -1, -2, -3, -4)
 """Scans whose points supervise pixels (`occloom prepare image-labels`): the paper leaves their number open."""
@@ -25,42 +26,46 @@ TOWN_ATTENTION = AttentionConfig(layers=2, heads=4, points=2, feedforward=64)
 
 def monoocc_s_semantickitti() -> Recipe:
     """MonoOcc-S on SemanticKITTI as the paper describes it, less its distillation: ResNet-50, 370x1220."""
-    return Recipe(
+    recipe = voxformer_s_semantickitti()
+    assert isinstance(recipe.data, SemanticKittiConfig)
+    return replace(
+        recipe,
         name="monoocc-s-semantickitti",
         model=MonoOccConfig(),
-        data=SemanticKittiConfig(
-            root=Path("semantickitti"),
-            image_fit="crop",
-            queries=Path("corrected-stereo-msnet3d"),
-            image_labels=Path("sweeps-5"),
-            label_sweeps=SWEEPS,
-            flip_probability=0.0,
-            colour_jitter=0.0,
-        ),
-        train=TrainConfig(
-            steps=19_170,  # 20 epochs of 3834 frames
-            batch_size=4,
-            learning_rate=2e-4,
-            weight_decay=0.01,
-            schedule=OneCycle(warmup=500 / 19_170, start=1 / 3, end=1e-3),
-            ema_decay=0.0,
-            workers=4,
-            validate_every=958,
-            trunk_weights="imagenet",
-        ),
+        data=replace(recipe.data, image_labels=Path("sweeps-5"), label_sweeps=SWEEPS),
     )
 
 
+def monoocc_l_semantickitti() -> Recipe:
+    """MonoOcc-L on SemanticKITTI, less its distillation: InternImage-XL, from its public weights or those of a file."""
+    recipe = monoocc_s_semantickitti()
+    return replace(recipe, name="monoocc-l-semantickitti", model=_branch(INTERNIMAGE_XL, views=1))
+
+
 def monoocc_teacher_semantickitti() -> Recipe:
-    """MonoOcc's privileged branch on SemanticKITTI: five frames that enrich one another, with the student's trunk."""
+    """MonoOcc's privileged branch on SemanticKITTI: five frames that enrich one another, and InternImage-XL."""
+    return _teacher("monoocc-teacher-semantickitti", INTERNIMAGE_XL)
+
+
+def monoocc_teacher_s_semantickitti() -> Recipe:
+    """monoocc-teacher-semantickitti with the student's ResNet-50: what the paper's table calls (S)."""
+    return _teacher("monoocc-teacher-s-semantickitti", FrozenResNet50())
+
+
+def _teacher(name: str, trunk: FrozenResNet50 | InternImageTrunk) -> Recipe:
     recipe = monoocc_s_semantickitti()
     assert isinstance(recipe.data, SemanticKittiConfig)
     return replace(
         recipe,
-        name="monoocc-teacher-semantickitti",
-        model=MonoOccTeacherConfig(),
+        name=name,
+        model=MonoOccTeacherConfig(branch=_branch(trunk, views=len(TEACHER_FRAMES))),
         data=replace(recipe.data, frames=TEACHER_FRAMES),
     )
+
+
+def _branch(trunk: FrozenResNet50 | InternImageTrunk, *, views: int) -> MonoOccConfig:
+    """The full size with a trunk, for some pictures a sample."""
+    return MonoOccConfig(base=VoxFormerConfig(trunk=trunk, views=views, weights=EQUATION_10))
 
 
 def monoocc_s_distilled_semantickitti() -> Recipe:
@@ -78,22 +83,14 @@ def monoocc_s_distilled_semantickitti() -> Recipe:
 
 def monoocc_s_town() -> Recipe:
     """MonoOcc-S's small twin on the town, less its distillation: 96x320, volume of 0.8 m."""
-    return Recipe(
-        name="monoocc-s-town",
-        model=_town_branch(views=1, width=32),
-        data=SemanticKittiConfig(
-            root=Path("town"), image_size=(96, 320), queries=Path("raw-stereo-sgbm"), train=TOWN_TRAIN, val=TOWN_VAL
-        ),
-        train=TrainConfig(
-            steps=300,
-            batch_size=2,
-            learning_rate=1.5e-3,
-            weight_decay=0.01,
-            schedule=OneCycle(warmup=0.05),
-            ema_decay=0.99,
-            validate_every=150,
-        ),
-    )
+    recipe = voxformer_s_town()
+    return replace(recipe, name="monoocc-s-town", model=_town_branch(SmallTrunk(), views=1))
+
+
+def monoocc_l_town() -> Recipe:
+    """MonoOcc-L's small twin on the town, less its distillation: InternImage-T, the largest that trains there."""
+    recipe = monoocc_s_town()
+    return replace(recipe, name="monoocc-l-town", model=_town_branch(INTERNIMAGE_T, views=1))
 
 
 def monoocc_teacher_town() -> Recipe:
@@ -103,7 +100,7 @@ def monoocc_teacher_town() -> Recipe:
     return replace(
         recipe,
         name="monoocc-teacher-town",
-        model=MonoOccTeacherConfig(branch=_town_branch(views=len(TOWN_TEACHER_FRAMES), width=48)),
+        model=MonoOccTeacherConfig(branch=_town_branch(SmallTrunk(width=48), views=len(TOWN_TEACHER_FRAMES))),
         data=replace(recipe.data, frames=TOWN_TEACHER_FRAMES),
     )
 
@@ -121,15 +118,10 @@ def monoocc_s_distilled_town() -> Recipe:
     )
 
 
-def _town_branch(*, views: int, width: int) -> MonoOccConfig:
-    """The town's sizes.
-
-    Args:
-        views: Pictures of a sample.
-        width: Channels of the trunk's first stage.
-    """
+def _town_branch(trunk: SmallTrunk | InternImageTrunk, *, views: int) -> MonoOccConfig:
+    """The town's sizes with a trunk, for some pictures a sample."""
     base = VoxFormerConfig(
-        trunk=SmallTrunk(width=width),
+        trunk=trunk,
         strides=(8, 16),
         channels=32,
         views=views,
@@ -146,8 +138,11 @@ def _town_branch(*, views: int, width: int) -> MonoOccConfig:
 MONOOCC_RECIPES: dict[str, Callable[[], Recipe]] = {
     "monoocc-s-semantickitti": monoocc_s_semantickitti,
     "monoocc-s-distilled-semantickitti": monoocc_s_distilled_semantickitti,
+    "monoocc-l-semantickitti": monoocc_l_semantickitti,
     "monoocc-teacher-semantickitti": monoocc_teacher_semantickitti,
+    "monoocc-teacher-s-semantickitti": monoocc_teacher_s_semantickitti,
     "monoocc-s-town": monoocc_s_town,
     "monoocc-s-distilled-town": monoocc_s_distilled_town,
+    "monoocc-l-town": monoocc_l_town,
     "monoocc-teacher-town": monoocc_teacher_town,
 }

@@ -210,8 +210,9 @@ def test_stochastic_depth_rises_over_all_four_stages_and_acts_in_training_only()
         lambda s: {"model": {**s, "conv_head.0.weight": torch.ones(1), "head.weight": torch.ones(1)}},
         lambda s: {"state_dict": {**{f"backbone.{k}": v for k, v in s.items()}, "decode_head.x": torch.ones(1)}},
         lambda s: {f"img_backbone.{k}": v for k, v in s.items()},
+        lambda s: {**{f"images.trunk.{k}": v for k, v in s.items()}, "images.neck.x": torch.ones(1)},
     ],
-    ids=["classifier", "segmenter", "detector"],
+    ids=["classifier", "segmenter", "detector", "our own"],
 )
 def test_released_files_load_also_where_stages_are_left_out(wrap, tmp_path):
     whole = TINY.build()

@@ -22,8 +22,8 @@ from occloom.ops.drop_path import drop_path
 GROUP_CHANNELS = 16
 """Of each group of DCNv3, in every stage of every size."""
 KERNEL_POINTS = 9
-PREFIXES = ("backbone.", "img_backbone.")
-"""Of the trunk's tensors in files of segmenters and detectors; in those of classifiers they have none."""
+PREFIXES = ("backbone.", "img_backbone.", "images.trunk.")
+"""Of the trunk's tensors in files of segmenters, detectors and this library; in those of classifiers they have none."""
 CLASSIFIER = ("conv_head.", "head.")
 """Tensors of classifiers that are no trunk's."""
 
