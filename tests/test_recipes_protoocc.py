@@ -5,7 +5,10 @@ import pytest
 
 from occloom.cli.main import run
 from occloom.data.occ3d import Occ3dConfig
+from occloom.data.semantickitti import SemanticKittiConfig
 from occloom.models.protoocc import ProtoOccConfig
+from occloom.models.protoocc_voxformer import ProtoVoxFormerConfig
+from occloom.models.voxformer import VoxFormerConfig
 from occloom.recipes import resolve
 from occloom.recipes_protoocc import MASKS, PROTOOCC_RECIPES
 
@@ -22,6 +25,27 @@ def test_a_recipe_is_its_baselines_but_for_model_and_masks(name):
     assert recipe.data == replace(baseline.data, masks=MASKS)
     assert recipe.train == baseline.train
     assert recipe.protocol == baseline.protocol
+
+
+@pytest.mark.parametrize("where", ["semantickitti", "town"])
+@pytest.mark.parametrize(("size", "baseline"), [("base", "voxformer-s"), ("small", "voxformer-small")])
+def test_a_recipe_on_voxformer_is_its_baselines_but_for_model_and_masks(size, baseline, where):
+    recipe, plain = resolve(f"protoocc-voxformer-{size}-{where}"), resolve(f"{baseline}-{where}")
+    assert isinstance(recipe.model, ProtoVoxFormerConfig)
+    assert isinstance(plain.data, SemanticKittiConfig)
+    assert recipe.model.baseline == plain.model
+    assert recipe.data == replace(plain.data, masks=MASKS)
+    assert recipe.train == plain.train
+
+
+@pytest.mark.parametrize(("where", "voxels"), [("semantickitti", (128, 128, 16)), ("town", (64, 64, 8))])
+def test_small_has_an_eighth_of_the_voxels(where, voxels):
+    shapes = []
+    for name in ("voxformer-s", "voxformer-small"):
+        recipe = resolve(f"{name}-{where}")
+        assert isinstance(recipe.model, VoxFormerConfig)
+        shapes.append(recipe.data.grid.coarsen(recipe.model.volume_coarsening).shape)
+    assert shapes == [voxels, tuple(n // 2 for n in voxels)]
 
 
 def test_every_recipe_has_a_twin_on_the_town():

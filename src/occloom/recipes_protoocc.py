@@ -1,14 +1,18 @@
-"""Recipes of ProtoOcc, on PanoOcc in three sizes, for `recipes.RECIPES`."""
+"""Recipes of ProtoOcc, on PanoOcc in three sizes and on VoxFormer in two, for `recipes.RECIPES`."""
 
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from occloom.data.occ3d import Occ3dConfig
+from occloom.data.semantickitti import SemanticKittiConfig
 from occloom.engine.config import Recipe
+from occloom.grid import Shape
 from occloom.models.panoocc import PanoOccConfig
 from occloom.models.protoocc import ProtoOccConfig, PrototypeLooking
 from occloom.models.protoocc_mapping import ClusterConfig
+from occloom.models.protoocc_voxformer import ProtoVoxFormerConfig
+from occloom.models.voxformer import VoxFormerConfig
 from occloom.recipes_panoocc import (
     panoocc_base_occ3d,
     panoocc_base_town,
@@ -17,11 +21,14 @@ from occloom.recipes_panoocc import (
     panoocc_tiny_occ3d,
     panoocc_tiny_town,
 )
+from occloom.recipes_voxformer import voxformer_s_semantickitti, voxformer_s_town
 
 MASKS = Path("seeds")
 """Superpixels: 299 of 350 asked for in a picture of nuScenes, 28 of 60 in one of the town (`occloom prepare masks`)."""
 TOWN_MAPPING = PrototypeLooking(clusters=ClusterConfig(grid=(3, 8)))
 """24 prototypes of 12x32 pixel features: as at full size, one for sixteen."""
+TOWN_CLUSTERS = ClusterConfig(grid=(3, 10))
+"""30 prototypes of 12x40 pixel features, in the front town; its pictures have 30 superpixels of 30 asked for."""
 
 
 def protoocc_base_occ3d() -> Recipe:
@@ -61,6 +68,50 @@ def _protoocc(name: str, baseline: Recipe, mapping: PrototypeLooking) -> Recipe:
     return replace(baseline, name=name, model=model, data=replace(baseline.data, masks=MASKS))
 
 
+def voxformer_small_semantickitti() -> Recipe:
+    """VoxFormer-S with an eighth of the voxels, 64x64x8: the baseline of ProtoOcc's "Small"."""
+    return _small(voxformer_s_semantickitti(), "voxformer-small-semantickitti", (4, 4, 4))
+
+
+def voxformer_small_town() -> Recipe:
+    """voxformer-s-town with an eighth of the voxels, 32x32x4."""
+    return _small(voxformer_s_town(), "voxformer-small-town", (8, 8, 8))
+
+
+def protoocc_voxformer_base_semantickitti() -> Recipe:
+    """ProtoOcc on voxformer-s-semantickitti: 128x128x16 voxels."""
+    name = "protoocc-voxformer-base-semantickitti"
+    return _protoocc_voxformer(name, voxformer_s_semantickitti(), ClusterConfig(grid=(6, 19)))
+
+
+def protoocc_voxformer_small_semantickitti() -> Recipe:
+    """ProtoOcc on voxformer-small-semantickitti: 64x64x8 voxels."""
+    name = "protoocc-voxformer-small-semantickitti"
+    return _protoocc_voxformer(name, voxformer_small_semantickitti(), ClusterConfig(grid=(6, 19)))
+
+
+def protoocc_voxformer_base_town() -> Recipe:
+    """ProtoOcc's small twin on voxformer-s-town."""
+    return _protoocc_voxformer("protoocc-voxformer-base-town", voxformer_s_town(), TOWN_CLUSTERS)
+
+
+def protoocc_voxformer_small_town() -> Recipe:
+    """ProtoOcc's small twin on voxformer-small-town."""
+    return _protoocc_voxformer("protoocc-voxformer-small-town", voxformer_small_town(), TOWN_CLUSTERS)
+
+
+def _small(recipe: Recipe, name: str, coarsening: Shape) -> Recipe:
+    assert isinstance(recipe.model, VoxFormerConfig)
+    return replace(recipe, name=name, model=replace(recipe.model, volume_coarsening=coarsening))
+
+
+def _protoocc_voxformer(name: str, baseline: Recipe, clusters: ClusterConfig) -> Recipe:
+    assert isinstance(baseline.model, VoxFormerConfig)
+    assert isinstance(baseline.data, SemanticKittiConfig)
+    model = ProtoVoxFormerConfig(baseline=baseline.model, clusters=clusters)
+    return replace(baseline, name=name, model=model, data=replace(baseline.data, masks=MASKS))
+
+
 PROTOOCC_RECIPES: dict[str, Callable[[], Recipe]] = {
     "protoocc-base-occ3d": protoocc_base_occ3d,
     "protoocc-small-occ3d": protoocc_small_occ3d,
@@ -68,4 +119,10 @@ PROTOOCC_RECIPES: dict[str, Callable[[], Recipe]] = {
     "protoocc-base-town": protoocc_base_town,
     "protoocc-small-town": protoocc_small_town,
     "protoocc-tiny-town": protoocc_tiny_town,
+    "voxformer-small-semantickitti": voxformer_small_semantickitti,
+    "voxformer-small-town": voxformer_small_town,
+    "protoocc-voxformer-base-semantickitti": protoocc_voxformer_base_semantickitti,
+    "protoocc-voxformer-small-semantickitti": protoocc_voxformer_small_semantickitti,
+    "protoocc-voxformer-base-town": protoocc_voxformer_base_town,
+    "protoocc-voxformer-small-town": protoocc_voxformer_small_town,
 }

@@ -21,6 +21,7 @@ from occloom.data.mask_cache import (
     warped_masks,
 )
 from occloom.data.occ3d import Occ3dConfig, mask_pictures
+from occloom.data.semantickitti import SemanticKittiConfig
 from occloom.data.surround_augment import SurroundAugmentation
 from occloom.errors import InputError
 from occloom.interfaces import Needs
@@ -161,3 +162,52 @@ def test_a_missing_picture_has_no_mask(own_nuscenes: Path):
     masks = config.build("train", Needs(pseudo_masks=True)).sample(0).target.pseudo_masks[0]
     assert (masks[2] == -1).all()
     assert (masks[[0, 1, 3, 4, 5]] >= 0).flatten(1).any(1).all()
+
+
+@pytest.mark.parametrize(("how", "size"), [("resize", (30, 100)), ("crop", (32, 96)), ("width", (40, 90))])
+def test_masks_follow_the_pictures_of_semantickitti(make_kitti, tmp_path: Path, how, size):
+    """Fitted in each way, and mirrored with the sample; the segment tells the block of 8x8 pixels on disk."""
+    config = SemanticKittiConfig(
+        root=make_kitti(tmp_path, sequences=("00",)),
+        image_size=size,
+        image_fit=how,
+        train=("00",),
+        masks=Path("blocks"),
+    )
+    needs = Needs(pseudo_masks=True)
+    with pytest.raises(InputError, match="no prepared masks"):
+        config.build("train", needs)
+    frames = config.build("train", Needs())._frames
+    pictures = [MaskPicture(config.root, frame.token, "image_2", frame.left) for frame in frames]
+    for number, picture in enumerate(pictures):
+        height, width = read_image(picture.path).shape[:2]
+        write_image(picture.path, np.full((height, width, 3), 9 * number, np.uint8))
+    cache = create_cache(config.root / "masks" / "blocks", Columns().origin)
+    assert len(list(fill_mask_cache(cache, Columns(), pictures))) == len(pictures)
+    dataset = config.build("train", needs)
+    sample = dataset.sample(1)
+    masks, intrinsics = sample.target.pseudo_masks[0, 0], sample.scene.cameras.intrinsics[0, 0, 0]
+    assert masks.shape == size
+    # Both calibrations belong to one camera: the way back to the column on disk is through its ray.
+    on_disk = dataset._sequences["00"].calibration.intrinsics(2)
+    ray = (torch.arange(size[1]) - intrinsics[0, 2]) / intrinsics[0, 0]
+    column = ray * on_disk[0, 0] + on_disk[0, 2]
+    row = masks[size[0] - 1]
+    assert (row - column)[row >= 0].abs().max() <= 0.51
+    assert (row >= 0).sum() > size[1] - 3
+    mirrored = [dataset.sample(1, np.random.default_rng(seed)) for seed in range(6)]
+    found = {bool(torch.equal(each.target.pseudo_masks[0, 0], masks.flip(-1))) for each in mirrored}
+    assert found == {True, False}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Each column is a segment of its own."""
+
+    @property
+    def origin(self) -> CacheOrigin:
+        return CacheOrigin(source="columns", settings={}, code_version=1)
+
+    def masks(self, picture: MaskPicture) -> np.ndarray:
+        height, width = read_image(picture.path).shape[:2]
+        return np.broadcast_to(np.arange(width, dtype=np.uint16), (height, width)).copy()

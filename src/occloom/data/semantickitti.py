@@ -31,6 +31,7 @@ from occloom.data.kitti_files import (
     velodyne_poses,
 )
 from occloom.data.label_spaces import IGNORED, OCCUPANCY, SEMANTIC_KITTI, SEMANTIC_KITTI_GRID, to_train_ids
+from occloom.data.mask_cache import MaskPicture, load_masks, open_masks
 from occloom.data.packed_volumes import PSEUDO_VOXELS, QUERIES, VolumeKind, open_volumes
 from occloom.data.pictures import ImageFit, PictureFit
 from occloom.data.sample_parts import (
@@ -91,6 +92,8 @@ class SemanticKittiConfig:
     folder."""
     teacher_weights: Path | None = None
     """Weights (.safetensors) of the teacher that `teacher_features` must be of; None for any."""
+    masks: Path | None = None
+    """Prepared pseudo masks: a name under <root>/masks (`occloom prepare masks`), or a folder."""
     pseudo_voxels: Path | None = None
     """Prepared pseudo voxels: a name under <root>/pseudo_voxels (stereo-sgbm), or a folder of them."""
     queries: Path | None = None
@@ -220,6 +223,10 @@ class SemanticKitti:
         self._sequences = {name: self._open(name) for name in dict.fromkeys(f.sequence for f in self._frames)}
         self._check_releases()
         self._image_labels = self._open_image_labels()
+        self._masks: Cache | None = None
+        if split == "train" and needs.pseudo_masks:
+            pictures = [each for frame in self._frames for each in self._mask_pictures(frame) if each is not None]
+            self._masks = open_masks(config.root, config.masks, pictures)
         self._teacher_features = self._open_teacher_features()
         self._depth_cache: Cache | None = None
         if needs.depth:
@@ -281,6 +288,8 @@ class SemanticKitti:
             target = replace(target, depth=torch.stack(depths)[None])
         if self.needs.image_labels:
             target = replace(target, image_labels=self._pixel_classes(frame, sequence.calibration, fit))
+        if self._masks is not None:
+            target = replace(target, pseudo_masks=self._pseudo_masks(self._masks, frame, fit))
         if self._teacher_features is not None:
             target = replace(target, teacher_volume=load_teacher_volume(self._teacher_features, frame))
         return target
@@ -291,6 +300,19 @@ class SemanticKitti:
         if cache is not None:
             return torch.stack([load_image_labels(cache, frame, camera, fit) for camera in cameras])[None]
         return torch.stack([image_labels(frame, calibration, int(camera[-1]), fit) for camera in cameras])[None]
+
+    def _mask_pictures(self, frame: KittiFrame) -> list[MaskPicture | None]:
+        """What pseudo masks of a frame's pictures are made from; None for a picture that is missing."""
+        paths = [frame.file(camera, ".png") for camera in self.config.cameras]
+        return [
+            MaskPicture(frame.root, frame.token, path.parent.name, path) if path.is_file() else None for path in paths
+        ]
+
+    def _pseudo_masks(self, cache: Cache, frame: KittiFrame, fit: PictureFit) -> Int64[Tensor, "1 N H W"]:
+        """The segments of the present pictures, fitted as these are."""
+        picture_from_source = fit.intrinsics(torch.eye(3, dtype=torch.float64))
+        pictures = self._mask_pictures(frame)
+        return torch.stack([load_masks(cache, each, picture_from_source, fit.target) for each in pictures])[None]
 
     def _open_image_labels(self) -> Cache | None:
         """The prepared classes of pixels with an entry for each picture; None where none are asked for or named."""

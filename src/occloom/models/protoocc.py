@@ -49,6 +49,11 @@ FormName = Literal["scaled", "literal"]
 PerspectiveName = Literal["dropout", "noise", "transpose", "flips"]
 
 
+def affinity_form(name: FormName) -> AffinityForm:
+    """The form of a name: the well-scaled one, or the equations as printed."""
+    return ScaledForm() if name == "scaled" else LiteralForm()
+
+
 @dataclass(frozen=True)
 class PrototypeLooking:
     """How queries look into the pictures led by prototypes: `view_layers.Looking`, section 3.2.1."""
@@ -66,7 +71,7 @@ class PrototypeLooking:
 
     def build_layer(self, channels: int, *, heads: int, points: int, levels: int, references: int) -> nn.Module:
         """Deformable attention with a mapping of its own."""
-        form = ScaledForm() if self.form == "scaled" else LiteralForm()
+        form = affinity_form(self.form)
         return PrototypeLook(channels, heads=heads, points=points, levels=levels, references=references, form=form)
 
 

@@ -25,7 +25,13 @@ from occloom.errors import InputError
 from occloom.grid import LabelSpace, Shape, VoxelGrid
 from occloom.heads.normalised import NormalisedHead, NormalisedScores
 from occloom.interfaces import FeaturePyramid, Needs, OccupancyModel, Outputs
-from occloom.lifting.cross_attention import DeformableCrossAttention, ReferencePoints, project_references
+from occloom.lifting.cross_attention import (
+    AttentionMaps,
+    DeformableCrossAttention,
+    PairGuide,
+    ReferencePoints,
+    project_references,
+)
 from occloom.lifting.proposals import coarser_proposals, put_rows, ragged_to_padded, take_rows
 from occloom.losses.affinity import class_sums, geometric_affinity, semantic_affinity
 from occloom.losses.cross_entropy import cross_entropy_by_voxels
@@ -297,9 +303,20 @@ class ViewLayer(nn.Module):
         where: Bool[Tensor, "B Q"] | None = None,
     ) -> Float[Tensor, "B Q C"]:
         """The queries after they have seen the pictures; those that none sees get the same update without a sample."""
-        update = self.attention(queries, references, (values,), where)
+        return self.with_maps(queries, references, values, where)[0]
+
+    def with_maps(
+        self,
+        queries: Float[Tensor, "B Q C"],
+        references: ReferencePoints,
+        values: Float[Tensor, "B W C h w"],
+        where: Bool[Tensor, "B Q"] | None = None,
+        guide: PairGuide | None = None,
+    ) -> tuple[Float[Tensor, "B Q C"], AttentionMaps]:
+        """`forward` of queries that `guide` refines before they choose where to look, and where they looked."""
+        update, maps = self.attention.with_maps(queries, references, (values,), where, guide)
         queries = self.attention_norm(queries + self.dropout(update))
-        return self.feedforward_norm(queries + self.feedforward(queries))
+        return self.feedforward_norm(queries + self.feedforward(queries)), maps
 
 
 class ViewAttention(nn.Module):
@@ -539,13 +556,21 @@ class VoxFormer(OccupancyModel):
     def loss(self, outputs: Outputs, target: Target) -> dict[str, Float[Tensor, ""]]:
         """The weighted terms; in training over every `loss_stride`-th voxel along each axis, from a random one on."""
         assert isinstance(outputs, VoxFormerOutputs), "outputs must be this model's own"
+        places, chosen = self.loss_voxels(target)
+        return self.voxel_loss(outputs.scores.at(*places), chosen)
+
+    def loss_voxels(self, target: Target) -> tuple[tuple[Tensor, Tensor, Tensor], Target]:
+        """Indices along each axis of the voxels that a step's loss looks at, drawn anew each time, and their truth."""
         stride = self.config.loss_stride if self.training else 1
         x, y, z = (
             torch.arange(int(torch.randint(stride, ())), n, stride, device=target.labels.device)
             for n in self.grid.shape
         )
         chosen = Target(labels=target.labels[:, x][:, :, y][..., z], observed=target.observed[:, x][:, :, y][..., z])
-        logits = outputs.scores.at(x, y, z)
+        return (x, y, z), chosen
+
+    def voxel_loss(self, logits: Float[Tensor, "B K X Y Z"], chosen: Target) -> dict[str, Float[Tensor, ""]]:
+        """The weighted terms of some voxels."""
         return voxformer_loss(logits, chosen, self.class_weights, self.config.weights, self.label_space.empty)
 
     def predict(self, scene: Scene) -> Int64[Tensor, "B X Y Z"]:
