@@ -8,7 +8,9 @@ from occloom.data.occ3d import Occ3dConfig
 from occloom.data.semantickitti import SemanticKittiConfig
 from occloom.engine.config import Recipe
 from occloom.grid import Shape
+from occloom.lifting.depth import DepthPlanes
 from occloom.models.panoocc import PanoOccConfig
+from occloom.models.panoocc_depth import DepthAwareLooking
 from occloom.models.protoocc import ProtoOccConfig, PrototypeLooking
 from occloom.models.protoocc_mapping import ClusterConfig
 from occloom.models.protoocc_voxformer import ProtoVoxFormerConfig
@@ -68,6 +70,23 @@ def _protoocc(name: str, baseline: Recipe, mapping: PrototypeLooking) -> Recipe:
     return replace(baseline, name=name, model=model, data=replace(baseline.data, masks=MASKS))
 
 
+def panoocc_small_depth_occ3d() -> Recipe:
+    """panoocc-small-occ3d whose queries also look along depth: the DFA3D row of ProtoOcc's Table 3."""
+    return _depth_aware(panoocc_small_occ3d(), "panoocc-small-depth-occ3d", DepthAwareLooking())
+
+
+def panoocc_small_depth_town() -> Recipe:
+    """panoocc-small-town whose queries also look along depth."""
+    planes = DepthPlanes(near=1.0, step=2.0, count=30)
+    return _depth_aware(panoocc_small_town(), "panoocc-small-depth-town", DepthAwareLooking(planes))
+
+
+def _depth_aware(recipe: Recipe, name: str, looking: DepthAwareLooking) -> Recipe:
+    assert isinstance(recipe.model, PanoOccConfig)
+    view = replace(recipe.model.view, looking=looking)
+    return replace(recipe, name=name, model=replace(recipe.model, view=view))
+
+
 def voxformer_small_semantickitti() -> Recipe:
     """VoxFormer-S with an eighth of the voxels, 64x64x8: the baseline of ProtoOcc's "Small"."""
     return _small(voxformer_s_semantickitti(), "voxformer-small-semantickitti", (4, 4, 4))
@@ -119,6 +138,8 @@ PROTOOCC_RECIPES: dict[str, Callable[[], Recipe]] = {
     "protoocc-base-town": protoocc_base_town,
     "protoocc-small-town": protoocc_small_town,
     "protoocc-tiny-town": protoocc_tiny_town,
+    "panoocc-small-depth-occ3d": panoocc_small_depth_occ3d,
+    "panoocc-small-depth-town": panoocc_small_depth_town,
     "voxformer-small-semantickitti": voxformer_small_semantickitti,
     "voxformer-small-town": voxformer_small_town,
     "protoocc-voxformer-base-semantickitti": protoocc_voxformer_base_semantickitti,
