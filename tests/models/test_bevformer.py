@@ -12,7 +12,6 @@ from occloom.data.occ3d_labels import OCC3D, OCC3D_GRID
 from occloom.errors import InputError
 from occloom.grid import VoxelGrid
 from occloom.models.bevformer import BevFormerConfig, HeightHead
-from occloom.models.panoocc import EgoMotion
 from occloom.scene import collate
 from occloom.voxel.alignment import aligned
 
@@ -132,7 +131,7 @@ def test_the_queries_may_be_told_of_the_cars_motion():
     scene = moving_scene()
     other = replace(scene, time=scene.time * 2)
     with torch.no_grad():
-        told, untold = tiny(motion=EgoMotion(hidden=4)).eval(), tiny().eval()
+        told, untold = tiny(motion="poses").eval(), tiny().eval()
         assert not torch.allclose(told(scene).logits, told(other).logits)
         assert torch.equal(untold(scene).logits, untold(other).logits)
 

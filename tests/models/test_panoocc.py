@@ -15,7 +15,7 @@ from occloom.geometry.rigid import rigid
 from occloom.grid import VoxelGrid
 from occloom.losses.cross_entropy import cross_entropy
 from occloom.losses.lovasz import lovasz_softmax
-from occloom.models.panoocc import EgoMotion, PanoOccConfig, VoxelDecoder, motion_numbers
+from occloom.models.panoocc import PanoOccConfig, VoxelDecoder, motion_numbers
 from occloom.scene import Target, collate
 from occloom.voxel.alignment import aligned
 
@@ -47,7 +47,7 @@ def tiny(grid=GRID, **changes):
 def test_the_full_size_has_the_published_parameters_by_module(coarsening, voxels, view, positions, decoder):
     """Reference protoocc 4: 46.24, 15.52 and 7.84 M of view transformation; decoders without the "occupied" head."""
     with torch.device("meta"):
-        model = PanoOccConfig(coarsening=coarsening, motion=EgoMotion()).build(OCC3D_GRID, OCC3D)
+        model = PanoOccConfig(coarsening=coarsening, motion="poses").build(OCC3D_GRID, OCC3D)
     assert count(model.view_transformation) == view
     assert model.view_transformation.queries.numel() == 256 * voxels
     assert count(model.view_transformation.layers) == 3 * 971_328
@@ -173,7 +173,7 @@ def test_the_queries_may_be_told_of_the_cars_motion():
     # now_from_then of frame 1 turns by -0.1 and shifts by -1.5 m: from there, now lies ahead and to the left.
     c, s = torch.cos(torch.tensor(0.1)), torch.sin(torch.tensor(0.1))
     torch.testing.assert_close(told[0], torch.stack([1.5 * c, 1.5 * s, c * 0, s * 0 + 0.1, c * 0 + 0.5]))
-    model = tiny(motion=EgoMotion(hidden=6)).eval()
+    model = tiny(motion="poses").eval()
     other = replace(scene, time=scene.time * 2)
     with torch.no_grad():
         assert not torch.allclose(model.encode(scene, 0).volume, model.encode(other, 0).volume)

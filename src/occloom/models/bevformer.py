@@ -24,7 +24,7 @@ from occloom.geometry.rigid import invert
 from occloom.grid import LabelSpace, Shape, VoxelGrid
 from occloom.interfaces import Needs, OccupancyModel, Outputs
 from occloom.losses.cross_entropy import cross_entropy
-from occloom.models.panoocc import EgoMotion, motion_numbers
+from occloom.models.panoocc import MotionEmbedding
 from occloom.models.view_layers import (
     QUERY_STD,
     FrameView,
@@ -54,8 +54,8 @@ class BevFormerConfig:
     """Edges of a cell in voxels of the grid, along x and y: 1 1 (200x200), 2 2 (100x100), 4 4 (50x50)."""
     anchors: int = 8
     """Reference points of a cell, one above the other."""
-    motion: EgoMotion | None = None
-    """What the queries are told of the car's motion."""
+    motion: Literal["none", "poses"] = "none"
+    """What the queries are told of the car's motion: nothing, or how it moved since the frame before."""
     voxel_channels: int = 32
     """Of the volume that is classified."""
     hidden: int = 64
@@ -184,7 +184,7 @@ class BevFormer(OccupancyModel):
         self.plane_grid, channels = grid.with_fewer_voxels((*config.coarsening, grid.shape[2])), config.images.channels
         self.image_branch = ImageBranch(config.images)
         self.positions = SummedPositions(channels, self.plane_grid.shape)
-        self.motion = None if config.motion is None else config.motion.build(channels)
+        self.motion = MotionEmbedding(channels) if config.motion == "poses" else None
         self.view_transformation = PlaneTransformation(
             config.view,
             channels,
@@ -227,7 +227,7 @@ class BevFormer(OccupancyModel):
             summary=None,
             before=before,
         )
-        motion = None if self.motion is None else self.motion(motion_numbers(scene, t))[:, None]
+        motion = None if self.motion is None else self.motion(scene, t)
         return self.view_transformation(view, known, motion)
 
     def remember(self, scene: Scene, t: int, plane: Float[Tensor, "B C x y 1"], memory: Memory | None) -> Memory:

@@ -119,25 +119,25 @@ class Encoded:
     """Of the last layer's look into the pictures, see `Looked`."""
 
 
-@dataclass(frozen=True)
-class EgoMotion:
+class MotionEmbedding(nn.Module):
     """What the queries are told of the car: how far and how long it moved since the frame before, from its poses.
 
     It stands for the CAN-bus vector of the released code, most of whose 18 numbers are no poses.
     """
 
-    hidden: int = 128
-    """Of the small network that makes an embedding of it."""
-
-    def build(self, channels: int) -> nn.Module:
-        """Make the network."""
-        return nn.Sequential(
-            nn.Linear(5, self.hidden),
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(5, channels // 2),
             nn.ReLU(inplace=True),
-            nn.Linear(self.hidden, channels),
+            nn.Linear(channels // 2, channels),
             nn.ReLU(inplace=True),
             nn.LayerNorm(channels),
         )
+
+    def forward(self, scene: Scene, t: int) -> Float[Tensor, "B 1 C"]:
+        """To be added to all queries of frame t."""
+        return self.layers(motion_numbers(scene, t))[:, None]
 
 
 def motion_numbers(scene: Scene, t: int) -> Float[Tensor, "B 5"]:
@@ -207,8 +207,8 @@ class PanoOccConfig:
     """Edges of a query's voxel in voxels of the grid: 2 2 1 (Base), 4 4 1 (Small), 4 4 4 (Tiny)."""
     frames: int = 4
     """That are fused, the present one included; a scene may have fewer."""
-    motion: EgoMotion | None = None
-    """What the queries are told of the car's motion."""
+    motion: Literal["none", "poses"] = "none"
+    """What the queries are told of the car's motion: nothing, or how it moved since the frame before."""
     voxel_channels: int = 32
     """Of the volume that is classified."""
     hidden: int = 128
@@ -252,7 +252,7 @@ class PanoOcc(OccupancyModel):
         self.query_grid, channels = grid.with_fewer_voxels(config.coarsening), config.images.channels
         self.image_branch = ImageBranch(config.images)
         self.positions = SummedPositions(channels, self.query_grid.shape)
-        self.motion = None if config.motion is None else config.motion.build(channels)
+        self.motion = MotionEmbedding(channels) if config.motion == "poses" else None
         self.view_transformation = ViewTransformation(
             config.view,
             channels,
@@ -284,7 +284,7 @@ class PanoOcc(OccupancyModel):
         """Frame t of a scene by itself, in its own ego frame."""
         assert scene.images is not None, "needs asks for images"
         pictures = self.image_branch(scene.images[:, t])
-        motion = None if self.motion is None else self.motion(motion_numbers(scene, t))[:, None]
+        motion = None if self.motion is None else self.motion(scene, t)
         references = frame_references(scene, t, self.query_grid, pictures.size)
         return self.view_transformation.encode(pictures, references, self.positions(), motion)
 
