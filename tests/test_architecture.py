@@ -76,7 +76,8 @@ ALLOWED = {
     "recipes_town": set(),
     **dict.fromkeys(RECIPE_FILES, EVERYTHING_BELOW_RECIPES | {"engine.config", "recipes_town"}),
     "recipes_monoocc": EVERYTHING_BELOW_RECIPES | {"engine.config", "recipes_voxformer"},
-    "recipes_protoocc": EVERYTHING_BELOW_RECIPES | {"engine.config", "recipes_panoocc", "recipes_voxformer"},
+    "recipes_protoocc": EVERYTHING_BELOW_RECIPES
+    | {"engine.config", "recipes_panoocc", "recipes_voxformer", "recipes_symphonies"},
     "recipes": EVERYTHING_BELOW_RECIPES | {"engine.config", "recipes_town"} | RECIPE_FILES,
     "inference": EVERYTHING_BELOW_RECIPES | {"engine", "engine.config", "recipes"},
     "cli": EVERYTHING_BELOW_RECIPES | {"engine", "engine.config", "recipes", "inference", "town", "viewer"},

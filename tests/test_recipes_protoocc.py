@@ -7,11 +7,13 @@ from occloom.cli.main import run
 from occloom.data.occ3d import Occ3dConfig
 from occloom.data.semantickitti import SemanticKittiConfig
 from occloom.models.protoocc import ProtoOccConfig
+from occloom.models.protoocc_symphonies import ProtoSymphoniesConfig
 from occloom.models.protoocc_voxformer import ProtoVoxFormerConfig
 from occloom.models.voxformer import VoxFormerConfig
 from occloom.recipes import resolve
 from occloom.recipes_protoocc import MASKS, PROTOOCC_RECIPES
 
+PLACES = ("semantickitti", "town")
 ON_PANOOCC = [f"protoocc-{size}-{where}" for size in ("base", "small", "tiny") for where in ("occ3d", "town")]
 
 
@@ -27,11 +29,21 @@ def test_a_recipe_is_its_baselines_but_for_model_and_masks(name):
     assert recipe.protocol == baseline.protocol
 
 
-@pytest.mark.parametrize("where", ["semantickitti", "town"])
+@pytest.mark.parametrize("where", PLACES)
 @pytest.mark.parametrize(("size", "baseline"), [("base", "voxformer-s"), ("small", "voxformer-small")])
 def test_a_recipe_on_voxformer_is_its_baselines_but_for_model_and_masks(size, baseline, where):
     recipe, plain = resolve(f"protoocc-voxformer-{size}-{where}"), resolve(f"{baseline}-{where}")
     assert isinstance(recipe.model, ProtoVoxFormerConfig)
+    assert isinstance(plain.data, SemanticKittiConfig)
+    assert recipe.model.baseline == plain.model
+    assert recipe.data == replace(plain.data, masks=MASKS)
+    assert recipe.train == plain.train
+
+
+@pytest.mark.parametrize("name", [f"symphonies-{size}-{where}" for size in ("base", "small") for where in PLACES])
+def test_a_recipe_on_symphonies_is_its_baselines_but_for_model_and_masks(name):
+    recipe, plain = resolve(f"protoocc-{name}"), resolve(name)
+    assert isinstance(recipe.model, ProtoSymphoniesConfig)
     assert isinstance(plain.data, SemanticKittiConfig)
     assert recipe.model.baseline == plain.model
     assert recipe.data == replace(plain.data, masks=MASKS)

@@ -1,4 +1,4 @@
-"""Recipes of ProtoOcc, on PanoOcc in three sizes and on VoxFormer in two, for `recipes.RECIPES`."""
+"""Recipes of ProtoOcc, on PanoOcc in three sizes, on VoxFormer and Symphonies in two, for `recipes.RECIPES`."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +13,9 @@ from occloom.models.panoocc import PanoOccConfig
 from occloom.models.panoocc_depth import DepthAwareLooking
 from occloom.models.protoocc import ProtoOccConfig, PrototypeLooking
 from occloom.models.protoocc_mapping import ClusterConfig
+from occloom.models.protoocc_symphonies import ProtoSymphoniesConfig
 from occloom.models.protoocc_voxformer import ProtoVoxFormerConfig
+from occloom.models.symphonies import SymphoniesConfig
 from occloom.models.voxformer import VoxFormerConfig
 from occloom.recipes_panoocc import (
     panoocc_base_occ3d,
@@ -22,6 +24,12 @@ from occloom.recipes_panoocc import (
     panoocc_small_town,
     panoocc_tiny_occ3d,
     panoocc_tiny_town,
+)
+from occloom.recipes_symphonies import (
+    symphonies_base_semantickitti,
+    symphonies_base_town,
+    symphonies_small_semantickitti,
+    symphonies_small_town,
 )
 from occloom.recipes_voxformer import voxformer_s_semantickitti, voxformer_s_town
 
@@ -131,6 +139,34 @@ def _protoocc_voxformer(name: str, baseline: Recipe, clusters: ClusterConfig) ->
     return replace(baseline, name=name, model=model, data=replace(baseline.data, masks=MASKS))
 
 
+def protoocc_symphonies_base_semantickitti() -> Recipe:
+    """ProtoOcc on symphonies-base-semantickitti."""
+    return _protoocc_symphonies(symphonies_base_semantickitti(), ClusterConfig(grid=(11, 38)))
+
+
+def protoocc_symphonies_small_semantickitti() -> Recipe:
+    """ProtoOcc on symphonies-small-semantickitti: 64x64x8 voxels."""
+    return _protoocc_symphonies(symphonies_small_semantickitti(), ClusterConfig(grid=(11, 38)))
+
+
+def protoocc_symphonies_base_town() -> Recipe:
+    """ProtoOcc's small twin on symphonies-base-town."""
+    return _protoocc_symphonies(symphonies_base_town(), TOWN_CLUSTERS)
+
+
+def protoocc_symphonies_small_town() -> Recipe:
+    """ProtoOcc's small twin on symphonies-small-town."""
+    return _protoocc_symphonies(symphonies_small_town(), TOWN_CLUSTERS)
+
+
+def _protoocc_symphonies(baseline: Recipe, clusters: ClusterConfig) -> Recipe:
+    assert isinstance(baseline.model, SymphoniesConfig)
+    assert isinstance(baseline.data, SemanticKittiConfig)
+    model = ProtoSymphoniesConfig(baseline=baseline.model, clusters=clusters)
+    data = replace(baseline.data, masks=MASKS)
+    return replace(baseline, name=f"protoocc-{baseline.name}", model=model, data=data)
+
+
 PROTOOCC_RECIPES: dict[str, Callable[[], Recipe]] = {
     "protoocc-base-occ3d": protoocc_base_occ3d,
     "protoocc-small-occ3d": protoocc_small_occ3d,
@@ -146,4 +182,8 @@ PROTOOCC_RECIPES: dict[str, Callable[[], Recipe]] = {
     "protoocc-voxformer-small-semantickitti": protoocc_voxformer_small_semantickitti,
     "protoocc-voxformer-base-town": protoocc_voxformer_base_town,
     "protoocc-voxformer-small-town": protoocc_voxformer_small_town,
+    "protoocc-symphonies-base-semantickitti": protoocc_symphonies_base_semantickitti,
+    "protoocc-symphonies-small-semantickitti": protoocc_symphonies_small_semantickitti,
+    "protoocc-symphonies-base-town": protoocc_symphonies_base_town,
+    "protoocc-symphonies-small-town": protoocc_symphonies_small_town,
 }

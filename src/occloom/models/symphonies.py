@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from occloom.backbones.frozen import FrozenBatchNorm2d
@@ -146,6 +146,18 @@ class SymphoniesOutputs:
         return self.scores[-1].logits
 
 
+@dataclass(frozen=True)
+class ChosenVoxels:
+    """Voxels that a loss looks at."""
+
+    places: tuple[Int64[Tensor, " X"], Int64[Tensor, " Y"], Int64[Tensor, " Z"]]
+    """Indices along each axis."""
+    labels: Int64[Tensor, "B X Y Z"]
+    observed: Bool[Tensor, "B X Y Z"]
+    cells: Int64[Tensor, "B X Y Z"]
+    """Part of the picture that each lies in, -1 for none."""
+
+
 class Symphonies(OccupancyModel):
     """Symphonies from one camera and an input depth map."""
 
@@ -182,6 +194,14 @@ class Symphonies(OccupancyModel):
         Raises:
             InputError: If there is more than one camera.
         """
+        return self.outputs(scene, self.decoder(self.queries(scene), self.view(scene, self.features(scene))))
+
+    def features(self, scene: Scene) -> FeaturePyramid:
+        """Of the present picture.
+
+        Raises:
+            InputError: If there is more than one camera.
+        """
         assert scene.images is not None, "needs asks for images"
         cameras = scene.camera_valid.shape[2]
         if cameras != 1:
@@ -190,14 +210,20 @@ class Symphonies(OccupancyModel):
                 rule="the queries of Symphonies have their places in one picture",
                 remedy="name one of --data.cameras",
             )
-        images = scene.images[:, 0, 0]
-        features = self.encoder(images)
-        queries = self.encoder.queries.expand(len(images), -1, -1)
+        return self.encoder(scene.images[:, 0, 0])
+
+    def queries(self, scene: Scene) -> Float[Tensor, "B Q C"]:
+        """Of instances, the same in every sample."""
+        return self.encoder.queries.expand(scene.batch_size, -1, -1)
+
+    def outputs(self, scene: Scene, scores: tuple[TrilinearScores, ...]) -> SymphoniesOutputs:
+        """Scores with the camera that the loss asks for."""
+        assert scene.images is not None, "needs asks for images"
         return SymphoniesOutputs(
-            scores=self.decoder(queries, self.view(scene, features)),
+            scores=scores,
             intrinsics=scene.cameras.intrinsics[:, 0, 0],
             camera_from_ego=scene.cameras.camera_from_ego[:, 0, 0],
-            image_size=(images.shape[-2], images.shape[-1]),
+            image_size=(scene.images.shape[-2], scene.images.shape[-1]),
         )
 
     def view(self, scene: Scene, features: FeaturePyramid) -> View:
@@ -256,6 +282,19 @@ class Symphonies(OccupancyModel):
         In training over every `loss_stride`-th voxel along each axis, from a random one on.
         """
         assert isinstance(outputs, SymphoniesOutputs), "outputs must be this model's own"
+        return self.supervised(outputs.scores, self.chosen_voxels(outputs, target))
+
+    def supervised(self, answers: tuple[TrilinearScores, ...], chosen: "ChosenVoxels") -> dict[str, Float[Tensor, ""]]:
+        """The four terms of the scores of all layers."""
+        total: dict[str, Tensor] = {}
+        for number, scores in enumerate(answers, start=1):
+            weight = SUPERVISION[number == len(answers)]
+            terms = self.voxel_loss(scores.at(*chosen.places), chosen)
+            total = {name: total.get(name, 0) + weight * term for name, term in terms.items()}
+        return total
+
+    def chosen_voxels(self, outputs: SymphoniesOutputs, target: Target) -> "ChosenVoxels":
+        """The voxels that a step's loss looks at, drawn anew each time."""
         stride, device = self.config.loss_stride if self.training else 1, target.labels.device
         x, y, z = (
             torch.arange(int(torch.randint(stride, (), device="cpu")), n, stride, device=device)
@@ -263,20 +302,18 @@ class Symphonies(OccupancyModel):
         )
         labels, observed = (part[:, x][:, :, y][..., z] for part in (target.labels, target.observed))
         centres = self.grid.centres(device=device)[x][:, y][:, :, z]
-        cells = frustum_cells(outputs, centres)
-        total: dict[str, Tensor] = {}
-        for number, scores in enumerate(outputs.scores, start=1):
-            weight = SUPERVISION[number == len(outputs.scores)]
-            logits = scores.at(x, y, z)
-            sums = class_sums(logits, labels, observed)
-            terms = {
-                "cross_entropy": cross_entropy(logits, labels, observed, self.class_weights),
-                "semantic_affinity": semantic_affinity(sums),
-                "geometric_affinity": geometric_affinity(sums, self.label_space.empty),
-                "frustum": frustum_proportion(logits, labels, observed, cells, FRUSTUMS[0] * FRUSTUMS[1]),
-            }
-            total = {name: total.get(name, 0) + weight * term for name, term in terms.items()}
-        return total
+        return ChosenVoxels((x, y, z), labels, observed, frustum_cells(outputs, centres))
+
+    def voxel_loss(self, logits: Float[Tensor, "B K X Y Z"], chosen: "ChosenVoxels") -> dict[str, Float[Tensor, ""]]:
+        """The four terms of some voxels."""
+        labels, observed = chosen.labels, chosen.observed
+        sums = class_sums(logits, labels, observed)
+        return {
+            "cross_entropy": cross_entropy(logits, labels, observed, self.class_weights),
+            "semantic_affinity": semantic_affinity(sums),
+            "geometric_affinity": geometric_affinity(sums, self.label_space.empty),
+            "frustum": frustum_proportion(logits, labels, observed, chosen.cells, FRUSTUMS[0] * FRUSTUMS[1]),
+        }
 
     def predict(self, scene: Scene) -> Int64[Tensor, "B X Y Z"]:
         """The most likely class of every voxel: the argmax of `logits`, without making them."""

@@ -7,6 +7,7 @@ scene's own attention is two-dimensional: the volume is laid out as a plane.
 Suffixes: B batch, C channels, V voxels, Q queries, R rows attended to, X Y Z voxels of the volume.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from occloom.errors import InputError
 from occloom.grid import Shape, VoxelGrid
 from occloom.heads.trilinear import TrilinearScores
-from occloom.lifting.cross_attention import DeformableCrossAttention, ReferencePoints
+from occloom.lifting.cross_attention import DeformableCrossAttention, PairGuide, ReferencePoints
 from occloom.lifting.proposals import put_rows, ragged_to_padded, take_rows
 
 
@@ -183,6 +184,7 @@ class SymphonyLayer(nn.Module):
         view: View,
         positions: Float[Tensor, "V C"],
         plane: tuple[int, int],
+        guide: PairGuide | None = None,
     ) -> tuple[Float[Tensor, "B V C"], Float[Tensor, "B Q C"]]:
         """Scene and queries after the round.
 
@@ -192,10 +194,12 @@ class SymphonyLayer(nn.Module):
             view: The picture.
             positions: Of the voxels.
             plane: Rows and columns that the volume is laid out in.
+            guide: Refines the voxels in view before they attend to the queries; None leaves them.
         """
         queries = self.queries_from_image(queries, view.queries_image, view.levels)
         index, real = ragged_to_padded(view.voxels.visible[:, 0, :, 0])
         seen, places = take_rows(scene, index), positions.index_select(0, index.flatten()).view(*index.shape, -1)
+        seen = seen if guide is None else guide(seen, real)
         scene = put_rows(scene.clone(), index, real, self.scene_from_queries(seen, queries, places))
         own = self.scene_from_scene.norm(scene)
         scene = self.scene_from_scene(scene, plane_centres(plane, scene), (as_plane(own, plane),), positions)
@@ -314,17 +318,26 @@ class SceneDecoder(nn.Module):
 
     def forward(self, queries: Float[Tensor, "B Q C"], view: View) -> tuple[TrilinearScores, ...]:
         """Scores after each layer; in evaluation after the last one alone."""
-        positions = self.positions()
+        *earlier, last = self.volumes(queries, view)
+        before = tuple(self.head(volume) for volume in earlier) if self.training else ()
+        return (*before, self.head(self.context(last)))
+
+    def volumes(
+        self, queries: Float[Tensor, "B Q C"], view: View, guides: Sequence[PairGuide] = ()
+    ) -> list[Float[Tensor, "B C X Y Z"]]:
+        """The volume after each layer.
+
+        Args:
+            queries: Of instances.
+            view: The picture.
+            guides: One a layer, or none; each refines the voxels in view.
+        """
+        positions, volumes = self.positions(), []
         scene = self.propose(view, positions)
-        answers = []
-        for number, layer in enumerate(self.layers, start=1):
-            scene, queries = layer(scene, queries, view, positions, self.plane)
-            volume = scene.transpose(1, 2).unflatten(2, self.shape)
-            if number == len(self.layers):
-                answers.append(self.head(self.context(volume)))
-            elif self.training:
-                answers.append(self.head(volume))
-        return tuple(answers)
+        for layer, guide in zip(self.layers, guides or [None] * len(self.layers), strict=True):
+            scene, queries = layer(scene, queries, view, positions, self.plane, guide)
+            volumes.append(scene.transpose(1, 2).unflatten(2, self.shape))
+        return volumes
 
     def propose(self, view: View, positions: Float[Tensor, "V C"]) -> Float[Tensor, "B V C"]:
         """Embeddings of all voxels; those in which depth lies have looked into the picture."""
