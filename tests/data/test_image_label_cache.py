@@ -19,6 +19,7 @@ from occloom.data.image_truth import image_labels
 from occloom.data.kitti_files import (
     KittiFrame,
     read_calibration,
+    read_image_size,
     read_point_labels,
     read_points,
     read_poses,
@@ -186,3 +187,25 @@ def test_no_poses_are_needed_for_one_sweep(root):
 def test_sweeps_begin_with_now(sweeps):
     with pytest.raises(InputError, match="0 comes first"):
         image_label_origin(sweeps)
+
+
+@pytest.mark.real_data
+def test_a_real_scan_of_half_a_second_ago_says_the_same_of_most_pixels(real_data: Path, tmp_path: Path):
+    """Scans 0 and 5 of sequence 08, 0.5 s apart: poses and calibration bring the one into the other's picture."""
+    frame = KittiFrame(real_data / "semantickitti", "08", "000005")
+    size = read_image_size(frame.left)
+    fit = PictureFit(size, size, "resize")
+    found = []
+    for sweeps in ((0,), (0, -5)):
+        cache = create_cache(tmp_path / str(len(sweeps)), image_label_origin(sweeps))
+        list(fill_image_labels(cache, [frame], ("image_2",), sweeps))
+        found.append(load_image_labels(cache, frame, "image_2", fit).numpy())
+    one, both = found
+    assert (both >= 0).sum() > 1.4 * (one >= 0).sum()
+    # Pixels that only the earlier scan hits, beside pixels of the present one.
+    rows, columns = np.nonzero((both > 0) & (one < 0))
+    beside = columns + 1 < size[1]
+    there = one[rows[beside], columns[beside] + 1]
+    known = there > 0
+    assert known.sum() > 500
+    assert (there[known] == both[rows[beside], columns[beside]][known]).mean() > 0.85
