@@ -111,8 +111,8 @@ class PrototypeRecord:
     """Of a layer's look into the pictures: what prototype optimisation is made from."""
 
     maps: AttentionMaps
-    dispatched: Float[Tensor, "pairs C"]
-    """What each pair of the maps was handed."""
+    guide: PrototypeGuide
+    """It knows what each pair of the maps was handed."""
     level: int
     """Of the maps, the one that was clustered."""
     size: tuple[int, int]
@@ -148,7 +148,7 @@ class PrototypeLook(DeformableCrossAttention):
         level = pictures.levels[prototypes.level]
         record = PrototypeRecord(
             maps=maps,
-            dispatched=guide.dispatched,
+            guide=guide,
             level=prototypes.level,
             size=(level.shape[3], level.shape[4]),
             stride=pictures.strides[prototypes.level],
@@ -279,7 +279,7 @@ def pixels_of(record: PrototypeRecord) -> PixelFeatures:
     batch, cameras = record.images
     return pixel_features(
         record.maps,
-        record.dispatched,
+        record.guide.dispatched,
         level=record.level,
         cameras=cameras,
         images=batch * cameras,

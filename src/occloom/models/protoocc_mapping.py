@@ -216,16 +216,17 @@ class PrototypeGuide:
 
     def __init__(self, mapping: PrototypeMapping, prototypes: Float[Tensor, "M P C"]) -> None:
         self._mapping, self._prototypes = mapping, prototypes
-        self._dispatched: Tensor | None = None
+        self._answer: tuple[Mapped, Tensor] | None = None
 
     def __call__(self, queries: Float[Tensor, "M K C"], seen: Bool[Tensor, "M K"]) -> Float[Tensor, "M K C"]:
         """The prototype-aware queries."""
         mapped = self._mapping(self._prototypes, queries, seen)
-        self._dispatched = mapped.dispatched[seen]
+        self._answer = (mapped, seen)
         return mapped.queries
 
     @property
     def dispatched(self) -> Float[Tensor, "pairs C"]:
         """What each pair of a picture and a query that it sees was handed, in the order of `AttentionMaps`."""
-        assert self._dispatched is not None, "the guide was not called"
-        return self._dispatched
+        assert self._answer is not None, "the guide was not called"
+        mapped, seen = self._answer
+        return mapped.dispatched[seen]

@@ -79,8 +79,8 @@ class Lifted:
     queries: Float[Tensor, "B Q C"]
     maps: AttentionMaps
     """Of the last layer."""
-    dispatched: Float[Tensor, "pairs C"]
-    """What each pair of the maps was handed."""
+    guide: PrototypeGuide
+    """It knows what each pair of the maps was handed."""
 
 
 class GuidedViewAttention(ViewAttention):
@@ -117,16 +117,15 @@ class GuidedViewAttention(ViewAttention):
             InputError: If there are more views than embeddings.
         """
         prototypes, values = cluster(features.flatten(0, 1), self.clusters), self.values(features)
-        maps = dispatched = None
+        maps = guide = None
         for layer, mapping in zip(self.layers, self.mappings, strict=True):
             assert isinstance(layer, ViewLayer)
             assert isinstance(mapping, PrototypeMapping)
             guide = PrototypeGuide(mapping, prototypes)
             queries, maps = layer.with_maps(queries, references, values, where, guide)
-            dispatched = guide.dispatched
         assert maps is not None, "there is a layer at least"
-        assert dispatched is not None
-        return Lifted(queries, maps, dispatched)
+        assert guide is not None
+        return Lifted(queries, maps, guide)
 
 
 class PrototypeLifting(ProposalLifting):
@@ -149,7 +148,7 @@ class PrototypeLifting(ProposalLifting):
         rows = self.unproposed(lifted.queries, index, real, self.grid.num_voxels)
         batch, views = features.values.shape[:2]
         pixels = pixel_features(
-            lifted.maps, lifted.dispatched, level=0, cameras=views, images=batch * views, size=features.size
+            lifted.maps, lifted.guide.dispatched, level=0, cameras=views, images=batch * views, size=features.size
         )
         return rows, pixels
 
