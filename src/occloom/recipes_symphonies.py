@@ -62,7 +62,9 @@ def symphonies_base_town() -> Recipe:
             pixel_layers=1,
             pixel_feedforward=64,
             pixel_groups=8,
-            decoder=SceneDecoderConfig(channels=32, heads=4, image_points=2, scene_points=2, enlargements=()),
+            decoder=SceneDecoderConfig(
+                channels=32, heads=4, image_points=2, scene_points=2, enlargements=(), deviation=0.02
+            ),
             volume_coarsening=(4, 4, 8),
             queries=30,
             loss_stride=4,

@@ -9,7 +9,7 @@ from occloom.engine.config import OneCycle, Recipe, TrainConfig
 from occloom.metrics.protocols import QUERIES
 from occloom.models.lmscnet import LmscNetConfig
 from occloom.models.voxdet_camera import SmallTrunk
-from occloom.models.voxformer import AttentionConfig, AxisQueries, VoxFormerConfig
+from occloom.models.voxformer import AttentionConfig, AxisQueries, TableQueries, VoxFormerConfig
 from occloom.models.voxformer_released import ReleasedPlaces
 from occloom.recipes_town import TOWN_TRAIN, TOWN_VAL
 
@@ -130,6 +130,7 @@ def voxformer_s_town() -> Recipe:
             strides=(8, 16, 32),
             channels=32,
             volume_coarsening=(4, 4, 4),
+            queries=TableQueries(deviation=0.02),
             lifting=attention,
             refinement=replace(attention, layers=2, points=2),
             loss_stride=3,

@@ -38,6 +38,8 @@ class SceneDecoderConfig:
     """That a head samples in the scene."""
     enlargements: tuple[Shape, ...] = ((1, 1, 2), (2, 2, 2))
     """Transposed convolutions of the head, by how much each enlarges; scores are interpolated for the rest."""
+    deviation: float = 1.0
+    """Of the voxels' embeddings at first: the smaller, the sooner what is seen outweighs what chance put there."""
 
     def __post_init__(self) -> None:
         sizes = (self.layers, self.heads, self.image_points, self.scene_points)
@@ -305,7 +307,7 @@ class SceneDecoder(nn.Module):
         channels = config.channels
         x, y, z = grid.shape
         self.shape, self.plane = grid.shape, (x, y * z)
-        self.scene = nn.Parameter(torch.randn(grid.num_voxels, channels))
+        self.scene = nn.Parameter(torch.empty(grid.num_voxels, channels).normal_(std=config.deviation))
         self.positions = SqueezedPositions(channels, grid.shape)
         self.proposal = DeformableBlock(channels, heads=config.heads, points=config.image_points, levels=levels)
         self.layers = nn.ModuleList(

@@ -85,9 +85,12 @@ class QueryEmbedding(Protocol):
 class TableQueries:
     """A row a voxel, as released: 33.6 M numbers at full size, of which a frame reads the proposed ones."""
 
+    deviation: float = 1.0
+    """Of the numbers at first: the smaller, the sooner what is seen outweighs what chance put there."""
+
     def build(self, channels: int, shape: Shape) -> "QueryTable":
         """Make the table."""
-        return QueryTable(channels, shape)
+        return QueryTable(channels, shape, deviation=self.deviation)
 
 
 @dataclass(frozen=True)
@@ -106,9 +109,10 @@ class AxisQueries:
 class QueryTable(nn.Module):
     """An embedding of each voxel."""
 
-    def __init__(self, channels: int, shape: Shape) -> None:
+    def __init__(self, channels: int, shape: Shape, *, deviation: float) -> None:
         super().__init__()
-        self.rows = nn.Parameter(torch.randn(shape[0] * shape[1] * shape[2], channels))
+        voxels = shape[0] * shape[1] * shape[2]
+        self.rows = nn.Parameter(torch.empty(voxels, channels).normal_(std=deviation))
 
     def forward(self, index: Int64[Tensor, "B Q"]) -> Float[Tensor, "B Q C"]:
         """Of flat voxel indices."""
