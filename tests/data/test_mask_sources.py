@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from occloom.data.kitti_files import write_image
+from occloom.data.kitti_files import read_image, write_image
 from occloom.data.mask_cache import MaskPicture
 from occloom.data.mask_sources import SeedsMasks
 from occloom.errors import InputError
@@ -62,3 +62,24 @@ def test_opencv_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mod
     monkeypatch.setitem(sys.modules, "cv2", module)
     with pytest.raises(InputError, match=reason):
         SeedsMasks().masks(picture_of(tmp_path, np.zeros((16, 20, 3), np.uint8)))
+
+
+@pytest.mark.real_data
+def test_superpixels_of_a_real_picture_are_of_fewer_colours_than_cells_of_a_grid(real_data: Path):
+    """299 of them, the paper's number; what is left of the colours' variance is half of what 13x23 cells leave."""
+    (path,) = (real_data / "nuscenes_scene0061" / "samples" / "CAM_FRONT").glob("*.jpg")
+    image = read_image(path).astype(np.float64)
+    masks = SeedsMasks().masks(MaskPicture(real_data, "scene-0061/any", "CAM_FRONT", path))
+    assert masks.shape == (900, 1600)
+    np.testing.assert_array_equal(np.unique(masks), np.arange(299))
+    rows, columns = np.mgrid[:900, :1600]
+    cells = rows * 13 // 900 * 23 + columns * 23 // 1600
+
+    def left(segments: np.ndarray) -> float:
+        counts = np.bincount(segments.ravel())
+        parts = [
+            np.bincount(segments.ravel(), weights=channel.ravel()) / counts for channel in np.moveaxis(image, -1, 0)
+        ]
+        return float(np.mean((image - np.stack(parts, axis=-1)[segments]) ** 2))
+
+    assert left(masks.astype(np.int64)) < 0.6 * left(cells)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from occloom.data.surround_augment import exact_change
 from occloom.errors import InputError
 from occloom.models.protoocc_mapping import (
     PAPER_GRIDS,
@@ -186,3 +187,23 @@ def test_numbers_that_make_no_clusters(wrong):
 def test_more_clusters_than_pixels():
     pixels = torch.randn(1, 2, 3, 9)
     torch.testing.assert_close(cluster(pixels, ClusterConfig((4, 2))), cluster(pixels, ClusterConfig((3, 2))))
+
+
+@pytest.mark.real_data
+def test_prototypes_of_a_real_picture_come_nearer_to_the_pixels_that_they_are_shared_by(real_data):
+    """Colours of the 56x100 blocks of a nuScenes picture and 350 prototypes: the mean cosine by share grows."""
+    (path,) = (real_data / "nuscenes_scene0061" / "samples" / "CAM_FRONT").glob("*.jpg")
+    colours = exact_change((900, 1600), (448, 800)).image(path)[None]
+    pixels = torch.nn.functional.avg_pool2d(colours, 8) - colours.mean(dim=(2, 3), keepdim=True)
+    directions = torch.nn.functional.normalize(pixels[0], dim=0)
+    expected = []
+    for iterations in (0, 1, 3):
+        prototypes = cluster(pixels, ClusterConfig(iterations=iterations))[0].T.unflatten(1, (14, 25))
+        around = torch.nn.functional.pad(torch.nn.functional.normalize(prototypes, dim=0), (1, 1, 1, 1))
+        # Of each pixel the cosines with the clusters around its own cell of 4x4; outside there is none.
+        near = torch.stack([around[:, i : i + 14, j : j + 25] for i in range(3) for j in range(3)])
+        near = near.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3)
+        cosines = (near * directions).sum(dim=1)
+        shares = torch.where(near.abs().sum(dim=1) > 0, cosines / 0.07, -torch.inf).softmax(dim=0)
+        expected.append(float((shares * cosines).sum(dim=0).mean()))
+    assert expected[0] + 0.003 < expected[1] < expected[2]
