@@ -149,7 +149,7 @@ def voxformer_s_town() -> Recipe:
         train=TrainConfig(
             steps=300,
             batch_size=2,
-            learning_rate=1.5e-3,
+            learning_rate=3e-3,
             weight_decay=0.01,
             schedule=OneCycle(warmup=0.05),
             clip_norm=10.0,
