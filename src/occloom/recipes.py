@@ -475,6 +475,7 @@ def cotr_town() -> Recipe:
             hidden=baseline.hidden,
             groups=GroupConfig(queries=20, heads=4, points=2, hidden=64),
         ),
+        train=replace(recipe.train, steps=500, validate_every=250),  # its groups start from nothing
     )
 
 
@@ -488,7 +489,8 @@ def drocc_cotr_town() -> Recipe:
     """Dr.Occ on COTR's small twin on the town."""
     recipe, base = drocc_bevdet4d_town(), cotr_town()
     assert isinstance(base.model, CotrConfig)
-    return replace(recipe, name="drocc-cotr-town", model=replace(base.model, encoder=TOWN_REFINEMENT))
+    model = replace(base.model, encoder=TOWN_REFINEMENT)
+    return replace(recipe, name="drocc-cotr-town", model=model, train=base.train)
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
