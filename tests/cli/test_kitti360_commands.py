@@ -74,5 +74,5 @@ def test_predictions_score_as_the_evaluation_says_and_can_be_drawn(folder: Path)
 
 def test_a_submission_is_refused_as_there_is_no_server(folder: Path, capsys: pytest.CaptureFixture[str]):
     assert run(["predict", "run", "--out", "other", "--submission", "other.zip"]) == 2
-    assert "no server" in capsys.readouterr().err
+    assert "there is no server" in capsys.readouterr().err
     assert not (folder / "other.zip").exists()

@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> int:
     model = load_model(name, fabric.device)
     files = prediction_files(name, model)
     if options.submission is not None and files.submit is None:
-        raise InputError("--submission is for SemanticKITTI and Occ3D", rule="nobody else has a server")
+        raise InputError("--submission is for SemanticKITTI and Occ3D", rule="for others there is no server")
     samples, protocol = data.build(options.split, model.needs), replace(recipe, data=data).scored_by
     require_same_labels(model, samples)
     indices = _chosen(samples, options.tokens)[fabric.global_rank :: fabric.world_size]
