@@ -44,7 +44,7 @@ clean: ## Remove the environment and the demo's output.
 	@touch $@
 
 .venv/dev.stamp: .venv/bin/python pyproject.toml constraints.txt
-	@echo "Installing occloom and its test tools into .venv (about 1.8 GB with PyTorch's CPU build) ..."
+	@echo "Installing occloom and its test tools into .venv (about 2 GB with PyTorch's CPU build) ..."
 	$(INSTALL) torch==2.13.0
 	$(INSTALL) --editable ".[dev]"
 	@touch $@

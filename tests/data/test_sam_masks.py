@@ -1,9 +1,8 @@
-"""Prompts, choice and suppression on a stand-in with known boxes; the package's own model where it is installed."""
+"""Prompts, choice and suppression on a stand-in with known boxes, and the package's own model."""
 
 import itertools
 import sys
 import types
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -158,10 +157,9 @@ def test_weights_and_package_are_asked_for(tmp_path: Path, monkeypatch: pytest.M
     assert set(np.unique(source.masks(picture))) == {0, 1, 2, UNCOVERED}
 
 
-@pytest.mark.skipif(find_spec("transformers") is None, reason="transformers is the extra `sam`")
 def test_the_packages_own_model_answers(tmp_path: Path):
     """Random weights, all thresholds open: what is under test is the call and the shapes."""
-    from transformers import SamConfig as ModelConfig
+    from transformers import SamConfig as ModelConfig  # slow to import
     from transformers import SamModel
 
     vision = {

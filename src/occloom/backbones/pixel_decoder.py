@@ -10,26 +10,17 @@ from torch import Tensor, nn
 from occloom.interfaces import FeaturePyramid
 from occloom.lifting.cross_attention import DeformableCrossAttention, ReferencePoints
 from occloom.lifting.cross_view import sine_positions
+from occloom.ops.post_norm import PostNormLayer
 
 
-class PixelLayer(nn.Module):
+class PixelLayer(PostNormLayer):
     """Every cell looks around its place in all levels; a small network; each added and normalised afterwards."""
 
     def __init__(
         self, channels: int, *, levels: int, heads: int, points: int, feedforward: int, dropout: float
     ) -> None:
-        super().__init__()
+        super().__init__(channels, hidden=feedforward, dropout=dropout)
         self.attention = DeformableCrossAttention(channels, heads=heads, points=points, levels=levels)
-        self.attention_norm = nn.LayerNorm(channels)
-        self.feedforward = nn.Sequential(
-            nn.Linear(channels, feedforward),
-            nn.ReLU(inplace=True),
-            nn.Dropout(dropout),
-            nn.Linear(feedforward, channels),
-            nn.Dropout(dropout),
-        )
-        self.feedforward_norm = nn.LayerNorm(channels)
-        self.dropout = nn.Dropout(dropout)
 
     def forward(
         self,
@@ -41,8 +32,7 @@ class PixelLayer(nn.Module):
         """The cells of all levels, one behind the other, after they have looked."""
         values = tuple(level[:, None] for level in as_levels(cells, sizes))
         update = self.attention(cells + positions, references, values)
-        cells = self.attention_norm(cells + self.dropout(update))
-        return self.feedforward_norm(cells + self.feedforward(cells))
+        return self.settled(cells, update)
 
 
 class PixelDecoder(nn.Module):

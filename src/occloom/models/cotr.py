@@ -26,6 +26,7 @@ from occloom.interfaces import Needs, OccupancyModel, Outputs
 from occloom.lifting.cross_attention import DeformableCrossAttention, ReferencePoints, project_references
 from occloom.models.bevdet4d import LiftedFrames, LiftingConfig, TemporalLifting, depth_loss
 from occloom.models.cotr_groups import GroupConfig, GroupDecoder, ObjectQueries
+from occloom.ops.post_norm import feedforward
 from occloom.scene import Scene, Target
 from occloom.voxel.positions import AxisPositions
 from occloom.voxel.three_level import LevelSum, ThreeLevelEncoder, enlarged
@@ -106,13 +107,7 @@ class CompactTransformerLayer(nn.Module):
         heads = config.heads
         self.self_attention = DeformableVolumeAttention(channels, heads=heads, points=config.volume_points)
         self.cross_attention = DeformableCrossAttention(channels, heads=heads, points=config.image_points)
-        self.feedforward = nn.Sequential(
-            nn.Linear(channels, config.feedforward),
-            nn.ReLU(inplace=True),
-            nn.Dropout(config.dropout),
-            nn.Linear(config.feedforward, channels),
-            nn.Dropout(config.dropout),
-        )
+        self.feedforward = feedforward(channels, config.feedforward, config.dropout)
         self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(3))
         self.dropout = nn.Dropout(config.dropout)
 

@@ -21,6 +21,7 @@ from occloom.errors import InputError
 from occloom.grid import LabelSpace
 from occloom.losses.masks import MaskSums, dice_loss, focal_loss, mask_sums
 from occloom.ops.assignment import assign
+from occloom.ops.post_norm import feedforward
 from occloom.voxel.volume_attention import DeformableVolumeAttention
 
 OCC3D_GROUPS = (
@@ -153,13 +154,7 @@ class GroupDecoder(nn.Module):
             channels, config.heads, dropout=config.dropout, batch_first=True, bias=True
         )
         self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(3))
-        self.feedforward = nn.Sequential(
-            nn.Linear(channels, config.hidden),
-            nn.ReLU(inplace=True),
-            nn.Dropout(config.dropout),
-            nn.Linear(config.hidden, channels),
-            nn.Dropout(config.dropout),
-        )
+        self.feedforward = feedforward(channels, config.hidden, config.dropout)
         self.dropout = nn.Dropout(config.dropout)
         self.label_heads = nn.ModuleList(nn.Linear(channels, count + 1) for count in self.groups.counts)
         self.mask_head = nn.Sequential(

@@ -24,6 +24,7 @@ from occloom.interfaces import Needs
 from occloom.lifting.cross_attention import DeformableCrossAttention, ReferencePoints, project_references
 from occloom.lifting.prior_features import StandInFeatures
 from occloom.lifting.proposals import depth_proposals
+from occloom.ops.post_norm import PostNormLayer
 from occloom.scene import DepthPrior, Scene
 from occloom.voxel.positions import AxisPositions
 
@@ -206,7 +207,7 @@ def _view(scene: Scene, points: Tensor, features: Tensor, intrinsics: Tensor, si
 # --- attention -------------------------------------------------------------------------------------------------------
 
 
-class CrossAttentionBlock(nn.Module):
+class CrossAttentionBlock(PostNormLayer):
     """DCA of all equations: attention into the cameras, then a small network; each added and normalised.
 
     Queries that it does not concern, or that no camera sees, stay exactly what they are; only the others cost time.
@@ -218,18 +219,8 @@ class CrossAttentionBlock(nn.Module):
         Raises:
             InputError: If the heads do not divide the channels.
         """
-        super().__init__()
+        super().__init__(channels, hidden=feedforward, dropout=dropout)
         self.attention = DeformableCrossAttention(channels, heads=heads, points=REFERENCES, references=REFERENCES)
-        self.attention_norm = nn.LayerNorm(channels)
-        self.feedforward = nn.Sequential(
-            nn.Linear(channels, feedforward),
-            nn.ReLU(inplace=True),
-            nn.Dropout(dropout),
-            nn.Linear(feedforward, channels),
-            nn.Dropout(dropout),
-        )
-        self.feedforward_norm = nn.LayerNorm(channels)
-        self.dropout = nn.Dropout(dropout)
 
     def forward(
         self, queries: Float[Tensor, "B Q C"], view: View, where: Bool[Tensor, "B Q"] | None = None
@@ -247,8 +238,7 @@ class CrossAttentionBlock(nn.Module):
         rows = active.flatten().nonzero()[:, 0]
         update = self.attention(queries, view.references, (view.features,), active)
         chosen, update = take_rows(queries, rows), take_rows(update, rows)
-        chosen = self.attention_norm(chosen + self.dropout(update))
-        return rows, self.feedforward_norm(chosen + self.feedforward(chosen))
+        return rows, self.settled(chosen, update)
 
 
 def take_rows(queries: Float[Tensor, "B Q C"], rows: Int64[Tensor, " K"]) -> Float[Tensor, "K C"]:

@@ -26,6 +26,7 @@ from occloom.interfaces import FeaturePyramid
 from occloom.lifting.cross_attention import DeformableCrossAttention, ReferencePoints, project_references
 from occloom.models.bevdet4d import ResNet50Trunk
 from occloom.models.voxdet_camera import SmallTrunk
+from occloom.ops.post_norm import feedforward
 from occloom.scene import Scene
 from occloom.voxel.slice_attention import SliceAttention
 
@@ -213,13 +214,7 @@ class ViewLayer(nn.Module):
         self.cross_attention = config.looking.build_layer(
             channels, heads=config.heads, points=config.image_points, levels=levels, references=references
         )
-        self.feedforward = nn.Sequential(
-            nn.Linear(channels, config.feedforward),
-            nn.ReLU(inplace=True),
-            nn.Dropout(config.dropout),
-            nn.Linear(config.feedforward, channels),
-            nn.Dropout(config.dropout),
-        )
+        self.feedforward = feedforward(channels, config.feedforward, config.dropout)
         self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(3))
         self.dropout = nn.Dropout(config.dropout)
 

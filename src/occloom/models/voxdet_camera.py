@@ -30,6 +30,7 @@ from occloom.lifting.lift_splat import frustum_voxels, lift_splat
 from occloom.lifting.proposals import depth_proposals, put_rows, ragged_to_padded, take_rows
 from occloom.models.voxdet import DenseDetector, DetectionOutputs, DetectorConfig, volume_grid
 from occloom.ops.in_place import by_slabs
+from occloom.ops.post_norm import PostNormLayer
 from occloom.scene import Scene, Target
 from occloom.voxel.resnet3d import group_norm
 
@@ -278,23 +279,13 @@ def estimate_depth(
     return depth_net(features.levels[0], given, geometry.camera_vector(scene)), stride
 
 
-class LiftingLayer(nn.Module):
+class LiftingLayer(PostNormLayer):
     """Depth-aware deformable cross-attention, then a small network; each added and normalised afterwards."""
 
     def __init__(self, config: VoxDetConfig) -> None:
-        super().__init__()
         channels = config.channels
+        super().__init__(channels, hidden=config.feedforward, dropout=config.dropout)
         self.attention = DepthAwareCrossAttention(channels, heads=config.heads, points=config.points)
-        self.attention_norm = nn.LayerNorm(channels)
-        self.feedforward = nn.Sequential(
-            nn.Linear(channels, config.feedforward),
-            nn.ReLU(inplace=True),
-            nn.Dropout(config.dropout),
-            nn.Linear(config.feedforward, channels),
-            nn.Dropout(config.dropout),
-        )
-        self.feedforward_norm = nn.LayerNorm(channels)
-        self.dropout = nn.Dropout(config.dropout)
 
     def forward(
         self,
@@ -306,8 +297,7 @@ class LiftingLayer(nn.Module):
     ) -> Float[Tensor, "B Q C"]:
         """The queries after they have seen the images."""
         update = self.attention(queries, references, (values,), (depths,), where)
-        queries = self.attention_norm(queries + self.dropout(update))
-        return self.feedforward_norm(queries + self.feedforward(queries))
+        return self.settled(queries, update)
 
 
 class DepthGuidedLifting(nn.Module):

@@ -36,6 +36,7 @@ from occloom.lifting.proposals import coarser_proposals, put_rows, ragged_to_pad
 from occloom.losses.affinity import class_sums, geometric_affinity, semantic_affinity
 from occloom.losses.cross_entropy import cross_entropy_by_voxels
 from occloom.models.voxdet_camera import SmallTrunk
+from occloom.ops.post_norm import PostNormLayer
 from occloom.scene import Scene, Target
 from occloom.voxel.positions import AxisPositions
 from occloom.voxel.self_attention import (
@@ -282,22 +283,12 @@ class ImageBranch(nn.Module):
         return ViewFeatures(features.levels[0].unflatten(0, (len(images), -1)), features.strides[0])
 
 
-class ViewLayer(nn.Module):
+class ViewLayer(PostNormLayer):
     """Deformable cross-attention, then a small network; each added and normalised afterwards."""
 
     def __init__(self, channels: int, config: AttentionConfig) -> None:
-        super().__init__()
+        super().__init__(channels, hidden=config.feedforward, dropout=config.dropout)
         self.attention = DeformableCrossAttention(channels, heads=config.heads, points=config.points)
-        self.attention_norm = nn.LayerNorm(channels)
-        self.feedforward = nn.Sequential(
-            nn.Linear(channels, config.feedforward),
-            nn.ReLU(inplace=True),
-            nn.Dropout(config.dropout),
-            nn.Linear(config.feedforward, channels),
-            nn.Dropout(config.dropout),
-        )
-        self.feedforward_norm = nn.LayerNorm(channels)
-        self.dropout = nn.Dropout(config.dropout)
 
     def forward(
         self,
@@ -319,8 +310,7 @@ class ViewLayer(nn.Module):
     ) -> tuple[Float[Tensor, "B Q C"], AttentionMaps]:
         """`forward` of queries that `guide` refines before they choose where to look, and where they looked."""
         update, maps = self.attention.with_maps(queries, references, (values,), where, guide)
-        queries = self.attention_norm(queries + self.dropout(update))
-        return self.feedforward_norm(queries + self.feedforward(queries)), maps
+        return self.settled(queries, update), maps
 
 
 class ViewAttention(nn.Module):

@@ -22,6 +22,7 @@ from occloom.geometry.precision import full_precision
 from occloom.grid import Shape
 from occloom.ops.deformable_attention import deformable_attention
 from occloom.ops.deformable_attention_volume import deformable_attention_volume
+from occloom.ops.post_norm import PostNormLayer
 
 CHUNK_VOXELS = 1 << 15
 """That a layer updates at a time."""
@@ -223,22 +224,12 @@ class VolumeSelfAttention(SelfAttention):
         return deformable_attention_volume(values, locations[None], weights[None])[0]
 
 
-class SelfAttentionLayer(nn.Module):
+class SelfAttentionLayer(PostNormLayer):
     """Self-attention, then a small network; each added and normalised afterwards."""
 
     def __init__(self, attention: SelfAttention, channels: int, *, feedforward: int, dropout: float) -> None:
-        super().__init__()
+        super().__init__(channels, hidden=feedforward, dropout=dropout)
         self.attention = attention
-        self.attention_norm = nn.LayerNorm(channels)
-        self.feedforward = nn.Sequential(
-            nn.Linear(channels, feedforward),
-            nn.ReLU(inplace=True),
-            nn.Dropout(dropout),
-            nn.Linear(feedforward, channels),
-            nn.Dropout(dropout),
-        )
-        self.feedforward_norm = nn.LayerNorm(channels)
-        self.dropout = nn.Dropout(dropout)
 
     def forward(self, rows: Float[Tensor, "B V C"], positions: FlattenedPositions) -> Float[Tensor, "B V C"]:
         """The volume's rows after they have looked at it."""
@@ -250,8 +241,7 @@ class SelfAttentionLayer(nn.Module):
         indices = torch.arange(len(rows), device=rows.device)
         for queries, index in zip(rows.split(CHUNK_VOXELS), indices.split(CHUNK_VOXELS), strict=True):
             update = self.attention(queries, positions(index), index, values)
-            updated = self.attention_norm(queries + self.dropout(update))
-            yield self.feedforward_norm(updated + self.feedforward(updated))
+            yield self.settled(queries, update)
 
 
 def _ring(heads: int, axes: int) -> Float[Tensor, "heads axes"]:
