@@ -73,7 +73,7 @@ ALLOWED = {
     | {"geometry", "labels", "rays"}
     | {"data.kitti_files", "data.kitti360_files", "data.label_spaces", "data.label_files", "data.occ3d_labels"},
     "viewer": {"errors", "grid", "scene", "rays"},
-    "recipes_town": set(),
+    "recipes_town": {"engine.config"},
     **dict.fromkeys(RECIPE_FILES, EVERYTHING_BELOW_RECIPES | {"engine.config", "recipes_town"}),
     "recipes_monoocc": EVERYTHING_BELOW_RECIPES | {"engine.config", "recipes_voxformer"},
     "recipes_protoocc": EVERYTHING_BELOW_RECIPES

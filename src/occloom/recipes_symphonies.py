@@ -5,11 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from occloom.data.semantickitti import SemanticKittiConfig
-from occloom.engine.config import Cosine, OneCycle, Recipe, TrainConfig
+from occloom.engine.config import Cosine, Recipe, TrainConfig
 from occloom.models.symphonies import SymphoniesConfig
 from occloom.models.symphonies_decoder import SceneDecoderConfig
 from occloom.models.voxdet_camera import SmallTrunk
-from occloom.recipes_town import TOWN_TRAIN, TOWN_VAL
+from occloom.recipes_town import SHORT_RUN, TOWN_TRAIN, TOWN_VAL
 
 
 def symphonies_base_semantickitti() -> Recipe:
@@ -79,17 +79,7 @@ def symphonies_base_town() -> Recipe:
             val=TOWN_VAL,
             colour_jitter=0.4,
         ),
-        train=TrainConfig(
-            steps=300,
-            batch_size=2,
-            learning_rate=1.5e-3,
-            weight_decay=0.01,
-            schedule=OneCycle(warmup=0.05),
-            clip_norm=10.0,
-            ema_decay=0.98,
-            validate_every=150,
-            save_every=100,
-        ),
+        train=SHORT_RUN,
     )
 
 

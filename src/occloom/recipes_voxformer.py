@@ -11,7 +11,7 @@ from occloom.models.lmscnet import LmscNetConfig
 from occloom.models.voxdet_camera import SmallTrunk
 from occloom.models.voxformer import AttentionConfig, AxisQueries, TableQueries, VoxFormerConfig
 from occloom.models.voxformer_released import ReleasedPlaces
-from occloom.recipes_town import TOWN_TRAIN, TOWN_VAL
+from occloom.recipes_town import SHORT_RUN, TOWN_TRAIN, TOWN_VAL
 
 
 def voxformer_queries_semantickitti() -> Recipe:
@@ -146,17 +146,7 @@ def voxformer_s_town() -> Recipe:
             flip_probability=0.5,
             colour_jitter=0.4,
         ),
-        train=TrainConfig(
-            steps=300,
-            batch_size=2,
-            learning_rate=3e-3,
-            weight_decay=0.01,
-            schedule=OneCycle(warmup=0.05),
-            clip_norm=10.0,
-            ema_decay=0.98,
-            validate_every=150,
-            save_every=100,
-        ),
+        train=replace(SHORT_RUN, learning_rate=3e-3),
     )
 
 

@@ -163,6 +163,11 @@ class Scene(TensorRecord):
         """B."""
         return self.time.shape[0]
 
+    @property
+    def camera_present(self) -> Bool[Tensor, "B N"]:
+        """Cameras whose present picture is there."""
+        return self.camera_valid[:, 0] & self.frame_valid[:, :1]
+
 
 @dataclass(frozen=True)
 class Target(TensorRecord):

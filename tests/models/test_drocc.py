@@ -25,7 +25,6 @@ from occloom.models.drocc import (
     grown,
     image_view,
     occupancy_mask,
-    present,
     prior_view,
     quarter_centres,
     region_masks,
@@ -38,7 +37,7 @@ NO_EXPERTS = replace(STEADY, experts=None)
 
 
 def mask_of(scene, grid):
-    return occupancy_mask(scene.prior, scene.cameras.camera_from_ego[:, 0], present(scene), grid)
+    return occupancy_mask(scene.prior, scene.cameras.camera_from_ego[:, 0], scene.camera_present, grid)
 
 
 def stir(module, seed=0):

@@ -8,7 +8,7 @@ from tiny_surround import LABELS
 
 from occloom.lifting.depth import DepthPlanes
 from occloom.lifting.lift_splat import frustum_voxels, lift_splat
-from occloom.models.drocc import grown, occupancy_mask, present
+from occloom.models.drocc import grown, occupancy_mask
 from occloom.models.drocc_statistics import count_coverage, lifted_voxels
 from occloom.scene import Sample, Target
 
@@ -35,7 +35,7 @@ def test_counts_are_those_of_a_loop(dilation):
     sample = sample_with_labels()
     scene, target = sample.scene, sample.target
     lifted, counts = counted(sample, dilation)
-    poses, valid = scene.cameras.camera_from_ego[:, 0], present(scene)
+    poses, valid = scene.cameras.camera_from_ego[:, 0], scene.camera_present
     fine = occupancy_mask(scene.prior, poses, valid, GRID)
     coarse = grown(occupancy_mask(scene.prior, poses, valid, COARSE), dilation)
     occupied, missed, erased, empty, hold = [0] * 4, [0] * 4, [0] * 4, 0, set()

@@ -155,7 +155,7 @@ class Baseline(OccupancyModel):
             self.context(features_MChw).unflatten(0, (batch, cameras)),
             depth_MDhw.unflatten(0, (batch, cameras)),
             voxels_BNhwD,
-            scene.camera_valid[:, 0] & scene.frame_valid[:, :1],
+            scene.camera_present,
             self.volume_grid.shape,
         )
         volume_BCXYZ = self.volume(self.place(self.normalise(volume_BCXYZ)))

@@ -191,7 +191,7 @@ class CompactTransformerEncoder(nn.Module):
             near=0.0,
             far=1.0,
         )
-        present = scene.camera_valid[:, 0] & scene.frame_valid[:, :1]
+        present = scene.camera_present
         return replace(found, visible=found.visible & present[:, :, None, None])
 
 

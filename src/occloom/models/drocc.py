@@ -192,16 +192,11 @@ def prior_view(scene: Scene, points: Float[Tensor, "Q R 3"], features: Float[Ten
     return _view(scene, points, features, scene.prior.intrinsics, size)
 
 
-def present(scene: Scene) -> Bool[Tensor, "B N"]:
-    """Cameras whose present picture is there."""
-    return scene.camera_valid[:, 0] & scene.frame_valid[:, :1]
-
-
 def _view(scene: Scene, points: Tensor, features: Tensor, intrinsics: Tensor, size: tuple[int, int]) -> View:
     points = points.to(intrinsics.dtype).expand(scene.batch_size, -1, -1, -1)
     # Attention in the plane does not use the depth, so its borders are of no matter.
     seen = project_references(points, intrinsics, scene.cameras.camera_from_ego[:, 0], size, near=0.0, far=1.0)
-    return View(replace(seen, visible=seen.visible & present(scene)[:, :, None, None]), features)
+    return View(replace(seen, visible=seen.visible & scene.camera_present[:, :, None, None]), features)
 
 
 # --- attention -------------------------------------------------------------------------------------------------------
@@ -492,7 +487,7 @@ class VolumeRefinement(nn.Module):
     def mask(self, scene: Scene) -> Bool[Tensor, "B x y z"]:
         """M_down, as grown as the configuration has it."""
         assert scene.prior is not None, "needs asks for the prior"
-        coarse = occupancy_mask(scene.prior, scene.cameras.camera_from_ego[:, 0], present(scene), self.grid)
+        coarse = occupancy_mask(scene.prior, scene.cameras.camera_from_ego[:, 0], scene.camera_present, self.grid)
         return grown(coarse, self.config.dilation)
 
     def _depth(self, scene: Scene, points: Tensor, image: View) -> View | None:

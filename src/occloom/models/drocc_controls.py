@@ -19,7 +19,6 @@ from occloom.geometry.voxelize import flat_index, voxel_coordinates, voxel_index
 from occloom.grid import LabelSpace, VoxelGrid
 from occloom.interfaces import Needs
 from occloom.models.bevdet4d import BevDet4d, BevDet4dConfig, LiftedFrames, LiftingConfig, TemporalLifting
-from occloom.models.drocc import present
 from occloom.models.voxdet_camera import planes_one_hot
 from occloom.scene import DepthPrior, Scene
 
@@ -63,7 +62,7 @@ def prior_in_pictures(scene: Scene, size: tuple[int, int], stride: int) -> Float
         prior_from_picture = prior.intrinsics @ torch.linalg.inv(intrinsics)
         u, v = (homogeneous @ prior_from_picture.mT)[..., :2].round().unbind(-1)
         height, width = prior.depth.shape[-2:]
-        inside = (u >= 0) & (u < width) & (v >= 0) & (v < height) & present(scene)[..., None]
+        inside = (u >= 0) & (u < width) & (v >= 0) & (v < height) & scene.camera_present[..., None]
         index = torch.where(inside, v * width + u, 0).long()
         depth = prior.depth.flatten(2).gather(2, index)
         known = inside & depth.isfinite() & (depth > 0)
@@ -122,7 +121,7 @@ class PointFeatures(BevDet4d):
         """Both."""
         lifted = super().lift(scene)
         assert scene.prior is not None, "needs asks for the prior"
-        prior = replace(scene.prior, depth=torch.where(present(scene)[..., None, None], scene.prior.depth, 0))
+        prior = replace(scene.prior, depth=torch.where(scene.camera_present[..., None, None], scene.prior.depth, 0))
         points = point_features(prior, scene.cameras.camera_from_ego[:, 0], self.grid)
         return replace(lifted, volume=lifted.volume + self.embed_points(points).movedim(-1, 1))
 

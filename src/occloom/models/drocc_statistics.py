@@ -10,7 +10,7 @@ from torch import Tensor
 from occloom.grid import LabelSpace, Shape, VoxelGrid
 from occloom.lifting.depth import DepthPlanes
 from occloom.lifting.lift_splat import frustum_voxels
-from occloom.models.drocc import grown, occupancy_mask, present
+from occloom.models.drocc import grown, occupancy_mask
 from occloom.scene import Sample, Scene
 
 
@@ -72,7 +72,7 @@ def count_coverage(
     scene, target = sample.scene, sample.target
     assert scene.prior is not None, "needs asks for the prior"
     assert target is not None, "coverage is measured on labels"
-    poses, valid = scene.cameras.camera_from_ego[:, 0], present(scene)
+    poses, valid = scene.cameras.camera_from_ego[:, 0], scene.camera_present
     fine = occupancy_mask(scene.prior, poses, valid, grid)
     coarse = grown(occupancy_mask(scene.prior, poses, valid, grid.coarsen(coarsening)), dilation)
     spread = coarse

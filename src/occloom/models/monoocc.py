@@ -235,7 +235,7 @@ class MonoOcc(OccupancyModel):
             volume=volume,
             features=features,
             decoder=self.decoder,
-            present=scene.camera_valid[:, 0] & scene.frame_valid[:, :1],
+            present=scene.camera_present,
         )
 
     def loss(self, outputs: Outputs, target: Target) -> dict[str, Float[Tensor, ""]]:

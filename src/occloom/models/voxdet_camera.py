@@ -144,7 +144,7 @@ class PixelCentres:
     def proposals(self, scene: Scene, grid: VoxelGrid) -> Bool[Tensor, "B X Y Z"]:
         """Those in which a pixel of known depth lies, seen from a camera whose picture is there."""
         assert scene.depth is not None, "needs asks for depth"
-        valid, cameras = scene.camera_valid[:, 0] & scene.frame_valid[:, :1], scene.cameras
+        valid, cameras = scene.camera_present, scene.cameras
         depth = scene.depth[:, 0] * valid[:, :, None, None]
         return depth_proposals(depth, cameras.intrinsics[:, 0], cameras.camera_from_ego[:, 0], grid)
 
@@ -346,7 +346,7 @@ class DepthGuidedLifting(nn.Module):
             stride: Image pixels a feature pixel.
         """
         assert scene.depth is not None, "needs asks for depth"
-        size, valid = (context.shape[-2], context.shape[-1]), scene.camera_valid[:, 0] & scene.frame_valid[:, :1]
+        size, valid = (context.shape[-2], context.shape[-1]), scene.camera_present
         splat = lift_splat(context, depth, self.geometry.voxels(scene, self.grid, size, stride), valid, self.grid.shape)
         volume = by_slabs(self.embed_volume, splat.permute(0, 2, 3, 4, 1).flatten(1, 3), axis=1)  # B V C
         proposed = self.geometry.proposals(scene, self.grid).flatten(1)

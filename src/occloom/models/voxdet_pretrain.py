@@ -215,7 +215,7 @@ class VoxDetPretrain(OccupancyModel):
             image_logits=image_logits.unflatten(0, (batch, cameras)),
             intrinsics=scene.cameras.intrinsics[:, 0],
             camera_from_ego=scene.cameras.camera_from_ego[:, 0],
-            valid=scene.camera_valid[:, 0] & scene.frame_valid[:, :1],
+            valid=scene.camera_present,
             planes=self.config.geometry.planes,
             stride=stride,
             grid=self.grid,

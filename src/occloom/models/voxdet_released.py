@@ -244,7 +244,7 @@ class ReleasedGeometry:
             # A tenth of a millimetre within the grid.
             away = points.new_tensor(grid.lower) + 1e-4, points.new_tensor(grid.upper) - 1e-4
             inside &= (points > away[0]).all(-1) & (points < away[1]).all(-1)
-        inside &= (scene.camera_valid[:, 0] & scene.frame_valid[:, :1])[..., None]
+        inside &= scene.camera_present[..., None]
         voxels = math.prod(grid.shape)
         flat = torch.where(inside, flat_index(index, grid.shape), voxels).flatten(1)
         proposed = torch.zeros(len(depth), voxels + 1, dtype=torch.bool, device=depth.device).scatter_(1, flat, True)
