@@ -1,4 +1,4 @@
-"""Recipes of 2D pre-training, for `recipes.RECIPES`: InternImage on all pixels of pictures of roads."""
+"""Recipes of 2D pre-training, for `recipes.RECIPES`: trunks on all pixels of pictures of roads."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,6 +9,7 @@ from occloom.data.road_images import RoadImagesConfig
 from occloom.engine.config import Cosine, OneCycle, Recipe, TrainConfig
 from occloom.metrics.protocols import PICTURES
 from occloom.models.segmentation_pretrain import SegmentationPretrainConfig
+from occloom.models.voxdet_camera import SmallTrunk
 
 
 def internimage_xl_vistas_pretrain() -> Recipe:
@@ -44,6 +45,17 @@ def internimage_xl_road_pretrain() -> Recipe:
     )
 
 
+def road_pretrain_town() -> Recipe:
+    """What the small trunk of voxformer-s-town and others begins with (`--train.trunk-weights`): the town's pictures."""
+    recipe = internimage_xl_road_pretrain_town()
+    return replace(
+        recipe,
+        name="road-pretrain-town",
+        model=SegmentationPretrainConfig(trunk=SmallTrunk(), strides=(4, 8, 16, 32), channels=64),
+        train=replace(recipe.train, steps=600, learning_rate=3e-3, weight_decay=0.01, validate_every=200),
+    )
+
+
 def internimage_xl_road_pretrain_town() -> Recipe:
     """Step two on the town's own pictures (`occloom prepare road-images`): InternImage-T, from scratch."""
     return Recipe(
@@ -70,5 +82,6 @@ def internimage_xl_road_pretrain_town() -> Recipe:
 SEGMENTATION_RECIPES: dict[str, Callable[[], Recipe]] = {
     "internimage-xl-vistas-pretrain": internimage_xl_vistas_pretrain,
     "internimage-xl-road-pretrain": internimage_xl_road_pretrain,
+    "road-pretrain-town": road_pretrain_town,
     "internimage-xl-road-pretrain-town": internimage_xl_road_pretrain_town,
 }

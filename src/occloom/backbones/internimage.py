@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from occloom.backbones.resnet import IMAGE_MEAN, IMAGE_STD, STRIDES
-from occloom.backbones.weight_files import HubFile, fill_trunk, read_tensors
+from occloom.backbones.weight_files import HubFile, fill_trunk, of_trunk, read_tensors
 from occloom.errors import InputError
 from occloom.interfaces import FeaturePyramid
 from occloom.ops.deformable_conv_v3 import deformable_conv_v3
@@ -22,8 +22,8 @@ from occloom.ops.drop_path import drop_path
 GROUP_CHANNELS = 16
 """Of each group of DCNv3, in every stage of every size."""
 KERNEL_POINTS = 9
-PREFIXES = ("backbone.", "img_backbone.", "images.trunk.")
-"""Of the trunk's tensors in files of segmenters, detectors and this library; in those of classifiers they have none."""
+PREFIXES = ("backbone.", "img_backbone.")
+"""Of the trunk's tensors in files of segmenters and detectors; in those of classifiers they have none."""
 CLASSIFIER = ("conv_head.", "head.")
 """Tensors of classifiers that are no trunk's."""
 
@@ -311,7 +311,7 @@ def _initialise_convolution(module: nn.Module) -> None:
 
 
 def load_internimage_weights(trunk: InternImage, path: Path, *, published: HubFile | None) -> None:
-    """Load weights as the authors released them: of a classifier, or of a segmenter or detector with this trunk.
+    """Load weights as the authors released them: of a classifier, segmenter or detector; or of a trained model.
 
     What is no trunk's, and stages that this trunk does not have, are left out.
 
@@ -326,7 +326,7 @@ def load_internimage_weights(trunk: InternImage, path: Path, *, published: HubFi
     remedy = "name weights of an InternImage of this width and these depths with --train.trunk-weights PATH"
     if published is not None:
         remedy = f"{published.by_hand}; segmenters (upernet_internimage_*.pth) serve as well"
-    loaded = read_tensors(path, remedy=remedy)
+    loaded = of_trunk(read_tensors(path, remedy=remedy))
     for prefix in PREFIXES:
         if any(key.startswith(prefix) for key in loaded):
             loaded = {key.removeprefix(prefix): value for key, value in loaded.items() if key.startswith(prefix)}

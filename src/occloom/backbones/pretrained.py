@@ -41,7 +41,7 @@ def load_trunk(trunk: ResNet | InternImage, source: Path | Literal["imagenet"], 
 
     Args:
         trunk: Receives the weights.
-        source: A file of torchvision's or timm's keys, or of InternImage's, or "imagenet".
+        source: A file of torchvision's, timm's or InternImage's keys, or of a model with such a trunk; or "imagenet".
         imagenet: Where the published ones are; None where there are none for such a trunk.
 
     Raises:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from occloom.backbones.weight_files import fill_trunk, read_tensors
+from occloom.backbones.weight_files import fill_trunk, of_trunk, read_tensors
 from occloom.interfaces import FeaturePyramid
 from occloom.ops.drop_path import drop_path
 
@@ -257,20 +257,20 @@ def resnet50d(
 
 
 def load_torchvision_weights(trunk: ResNet, path: Path) -> None:
-    """Load weights of the same ResNet as torchvision and timm save them; both use the same keys.
+    """Load weights of the same ResNet as torchvision and timm save them, both by the same keys, or of a trained model.
 
-    Those of the classifier (`fc.`) and of stages that the trunk lacks are left out where there are any; counts of
-    batches may be missing.
+    Of a model of this library the trunk is taken. The classifier (`fc.`) and stages that the trunk lacks are left out
+    where there are any; counts of batches may be missing.
 
     Args:
-        trunk: Receives the weights; its norm must be batch normalisation.
+        trunk: Receives the weights; torchvision's are of one with batch normalisation.
         path: `.pth` or `.safetensors` file with a state dict.
 
     Raises:
         InputError: If the file is missing, unreadable, or of another network.
     """
-    remedy = "name a state dict of the same ResNet from torchvision or timm (.pth or .safetensors)"
-    loaded = read_tensors(path, remedy=remedy)
+    remedy = "name a state dict of the same ResNet from torchvision or timm (.pth or .safetensors), or a run that has it"
+    loaded = of_trunk(read_tensors(path, remedy=remedy))
     stages = {f"layer{index + 1}" for index in range(len(STRIDES))} - {"layer1", *trunk.later_stages}
     state = {key: value for key, value in loaded.items() if key.split(".")[0] not in {"fc"} | stages}
     # Files older than PyTorch 0.4.1 do not count batches.

@@ -60,6 +60,16 @@ def read_tensors(path: Path, *, remedy: str) -> dict[str, Tensor]:
     return loaded
 
 
+def of_trunk(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of the trunk in one of this library's models, by the trunk's own names; all of other files' tensors."""
+    places = {key: f".{key}".find(".trunk.") for key in tensors}
+    trunks = {key[: place + len("trunk.")] for key, place in places.items() if place >= 0}
+    if len(trunks) != 1:
+        return tensors
+    (trunk,) = trunks
+    return {key.removeprefix(trunk): value for key, value in tensors.items() if key.startswith(trunk)}
+
+
 def fill_trunk(
     trunk: nn.Module, state: Mapping[str, Tensor], path: Path, *, remedy: str, optional: Collection[str] = ()
 ) -> None:

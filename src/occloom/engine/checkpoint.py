@@ -228,7 +228,7 @@ def take_weights(model: nn.Module, path: Path) -> Taken:
     Raises:
         InputError: If there are no weights, or none fits.
     """
-    file = path if path.suffix == ".safetensors" else _weights_to_use(find(path))
+    file = weights_file(path)
     if not file.is_file():
         raise InputError("no such file", where=file, remedy="name a run folder, a checkpoint folder or a .safetensors")
     try:
@@ -254,6 +254,15 @@ def take_weights(model: nn.Module, path: Path) -> Taken:
         not_there=tuple(name for name in own if name not in there),
         not_used=tuple(name for name in there if name not in own),
     )
+
+
+def weights_file(path: Path) -> Path:
+    """The file a user means by a path: itself, or of a run or checkpoint folder the averaged weights.
+
+    Raises:
+        InputError: If a folder holds no checkpoint.
+    """
+    return path if path.is_file() or path.suffix == ".safetensors" else _weights_to_use(find(path))
 
 
 def _weights_to_use(folder: Path) -> Path:

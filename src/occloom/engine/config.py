@@ -113,8 +113,8 @@ class TrainConfig:
     """A run folder, checkpoint folder or .safetensors file: the first step begins with its tensors that this model has
     too, by name and shape."""
     trunk_weights: Literal["imagenet"] | Path | None = None
-    """Weights of the image trunk before the first step: a file, or "imagenet" for those of its authors. What
-    start_from holds goes before them."""
+    """Weights of the image trunk before the first step: a file, a run or checkpoint folder of any model with such a
+    trunk, or "imagenet" for those of its authors. What start_from holds goes before them."""
 
     def __post_init__(self) -> None:
         counts = ("steps", "batch_size", "accumulate", "save_every", "keep", "log_every")

@@ -181,8 +181,11 @@ def _take_weights(model: OccupancyModel, config: TrainConfig, fabric: Fabric) ->
         InputError: If there are none, or they do not fit.
     """
     if config.trunk_weights is not None:
-        model.load_trunk_weights(config.trunk_weights)
-        _say(f"trunk: weights of {config.trunk_weights}", fabric)
+        source = config.trunk_weights
+        if source != "imagenet" and source.is_dir():
+            source = checkpoint.weights_file(source)
+        model.load_trunk_weights(source)
+        _say(f"trunk: weights of {source}", fabric)
     if config.start_from is not None:
         _say(f"start: {checkpoint.take_weights(model, config.start_from)}", fabric)
 
