@@ -40,9 +40,9 @@ OCC3D_TRAIN = TrainConfig(
 TOWN_DATA = replace(
     OCC3D_DATA,
     root=Path("town-surround"),
-    image_size=(96, 256),
+    image_size=(64, 176),
     keyframes=(0, -1),
-    label_scale=2,
+    label_scale=4,
     augmentation=replace(OCC3D_DATA.augmentation, colours=None),
 )
 """The present frame and the one half a second ago: a scene of the town has six."""
@@ -57,8 +57,9 @@ TOWN_TRAIN = TrainConfig(
     validate_every=150,
 )
 """Four epochs of the town's 144 keyframes: short, so the rate is high and nothing is hidden from the pictures."""
-TOWN_IMAGES = ImageBranchConfig(trunk=SmallTrunk(width=24), channels=32, finest_stride=8, hide=0.0)
-TOWN_VIEW = ViewConfig(heads=2, slice_points=4, image_points=2, feedforward=64)
+TOWN_IMAGES = ImageBranchConfig(trunk=SmallTrunk(), channels=32, extra_levels=0, hide=0.0)
+"""The trunk of bevdet4d-town, so that it can begin with that of bevdet4d-pretrain-town."""
+TOWN_VIEW = ViewConfig(heads=2, slice_points=4, image_points=2, feedforward=64, dropout=0.0)
 
 
 def panoocc_base_occ3d() -> Recipe:
@@ -82,18 +83,18 @@ def _panoocc_occ3d(name: str, coarsening: Shape) -> Recipe:
 
 
 def panoocc_base_town() -> Recipe:
-    """PanoOcc's small twin on the surround town with 25x25x8 queries, one past frame, voxels of 0.8 m."""
-    return _panoocc_town("panoocc-base-town", (4, 4, 1))
+    """PanoOcc's small twin on the surround town with 25x25x4 queries, one past frame, voxels of 1.6 m."""
+    return _panoocc_town("panoocc-base-town", (2, 2, 1))
 
 
 def panoocc_small_town() -> Recipe:
-    """panoocc-base-town with about a quarter of the queries: 13x13x8."""
-    return _panoocc_town("panoocc-small-town", (8, 8, 1))
+    """panoocc-base-town with about a quarter of the queries: 13x13x4."""
+    return _panoocc_town("panoocc-small-town", (4, 4, 1))
 
 
 def panoocc_tiny_town() -> Recipe:
-    """panoocc-base-town with about a sixteenth of the queries: 13x13x2."""
-    return _panoocc_town("panoocc-tiny-town", (8, 8, 4))
+    """panoocc-base-town with about a sixteenth of the queries: 13x13x1."""
+    return _panoocc_town("panoocc-tiny-town", (4, 4, 4))
 
 
 def _panoocc_town(name: str, coarsening: Shape) -> Recipe:
@@ -124,18 +125,18 @@ def _bevformer_occ3d(name: str, coarsening: tuple[int, int]) -> Recipe:
 
 
 def bevformer_base_town() -> Recipe:
-    """BEVFormer's small twin on the surround town: a plane of 50x50, one past frame, voxels of 0.8 m."""
-    return _bevformer_town("bevformer-base-town", (2, 2))
+    """BEVFormer's small twin on the surround town: a plane of 50x50, one past frame, voxels of 1.6 m."""
+    return _bevformer_town("bevformer-base-town", (1, 1))
 
 
 def bevformer_small_town() -> Recipe:
     """bevformer-base-town with a quarter of the queries: 25x25."""
-    return _bevformer_town("bevformer-small-town", (4, 4))
+    return _bevformer_town("bevformer-small-town", (2, 2))
 
 
 def bevformer_tiny_town() -> Recipe:
     """bevformer-base-town with about a sixteenth of the queries: 13x13."""
-    return _bevformer_town("bevformer-tiny-town", (8, 8))
+    return _bevformer_town("bevformer-tiny-town", (4, 4))
 
 
 def _bevformer_town(name: str, coarsening: tuple[int, int]) -> Recipe:

@@ -35,8 +35,8 @@ from occloom.recipes_voxformer import voxformer_s_semantickitti, voxformer_s_tow
 
 MASKS = Path("seeds")
 """Superpixels: 299 of 350 asked for in a picture of nuScenes, 28 of 60 in one of the town (`occloom prepare masks`)."""
-TOWN_MAPPING = PrototypeLooking(clusters=ClusterConfig(grid=(3, 8)))
-"""24 prototypes of 12x32 pixel features: as at full size, one for sixteen."""
+TOWN_MAPPING = PrototypeLooking(clusters=ClusterConfig(grid=(2, 6)))
+"""12 prototypes of 8x22 pixel features: as at full size, one for sixteen."""
 TOWN_CLUSTERS = ClusterConfig(grid=(3, 10))
 """30 prototypes of 12x40 pixel features, in the front town; its pictures have 30 superpixels of 30 asked for."""
 
