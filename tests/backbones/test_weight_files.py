@@ -3,7 +3,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from occloom.backbones.weight_files import HubFile, fill_trunk, read_tensors
+from occloom.backbones.weight_files import HubFile, fill_trunk, of_trunk, read_tensors
 from occloom.errors import InputError
 
 STATE = {"weight": torch.arange(6.0).view(2, 3), "bias": torch.tensor([7.0, 8.0])}
@@ -66,6 +66,17 @@ def test_what_does_not_fit_is_refused_before_anything_is_taken(change, named, tm
     with pytest.raises(InputError, match=named):
         fill_trunk(trunk, state, tmp_path, remedy="do this")
     assert torch.equal(trunk.weight, before)
+
+
+@pytest.mark.parametrize("place", ["trunk.", "images.trunk.", "student.base.images.trunk."])
+def test_the_trunk_of_a_model_is_found_wherever_it_is(place):
+    model = {f"{place}{key}": value for key, value in STATE.items()} | {"head.weight": torch.ones(1), "trunks": STATE}
+    assert of_trunk(model) == STATE
+
+
+@pytest.mark.parametrize("others", [{"x.weight": torch.ones(1)}, {"a.trunk.x": torch.ones(1), "b.trunk.x": torch.ones(1)}])
+def test_without_one_trunk_all_tensors_stay(others):
+    assert of_trunk(others) is others
 
 
 def test_optional_tensors_may_be_missing(tmp_path):

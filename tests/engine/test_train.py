@@ -302,6 +302,32 @@ def test_trunk_weights_are_the_models_business_before_the_first_step(fabric, tmp
     assert bool((weight == value).all()) if value else weight.unique().numel() > 1
 
 
+@dataclass(frozen=True)
+class HeirConfig(TinyModelConfig):
+    def build(self, grid, label_space):
+        return Heir(self, grid, label_space)
+
+
+class Heir(TinyModel):
+    """Takes a layer of the file that it is handed."""
+
+    def load_trunk_weights(self, source):
+        self.stem[0].load_state_dict({key: load_file(source)[f"stem.0.{key}"] for key in ("weight", "bias")})
+
+
+@pytest.mark.parametrize("place", ["", "step-000001"])
+def test_trunk_weights_may_be_those_of_a_run(fabric, tmp_path, place):
+    fit(with_train(steps=1), tmp_path / "first", fabric)
+    source = tmp_path / "first" / place
+    recipe = with_train(steps=1, learning_rate=0.0, weight_decay=0.0, trunk_weights=source, seed=1)
+    fit(replace(recipe, model=HeirConfig()), tmp_path / "second", fabric)
+    first, second = (
+        load_file(tmp_path / run / "step-000001" / name)["stem.0.weight"]
+        for run, name in (("first", "ema.safetensors"), ("second", "model.safetensors"))
+    )
+    assert torch.equal(first, second)
+
+
 def test_a_start_goes_before_trunk_weights(fabric, tmp_path):
     fit(with_train(steps=1), tmp_path / "first", fabric)
     recipe = with_train(
