@@ -50,7 +50,7 @@ def test_a_recipe_on_symphonies_is_its_baselines_but_for_model_and_masks(name):
     assert recipe.train == plain.train
 
 
-@pytest.mark.parametrize(("where", "voxels"), [("semantickitti", (128, 128, 16)), ("town", (64, 64, 8))])
+@pytest.mark.parametrize(("where", "voxels"), [("semantickitti", (128, 128, 16)), ("town", (64, 64, 4))])
 def test_small_has_an_eighth_of_the_voxels(where, voxels):
     shapes = []
     for name in ("voxformer-s", "voxformer-small"):

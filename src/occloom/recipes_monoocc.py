@@ -20,7 +20,7 @@ TEACHER_FRAMES = (0, -3, -6, -9, -12)
 """VoxFormer-T's, in the order of time: paper and code leave the teacher's open."""
 TOWN_TEACHER_FRAMES = (0, -5, -10)
 """The town has every fifth picture."""
-TOWN_ATTENTION = AttentionConfig(layers=2, heads=4, points=2, feedforward=64)
+TOWN_ATTENTION = AttentionConfig(layers=2, heads=4, points=2, feedforward=64, dropout=0.0)
 """Of proposed voxels into the pictures; of all voxels once."""
 
 
@@ -82,7 +82,7 @@ def monoocc_s_distilled_semantickitti() -> Recipe:
 
 
 def monoocc_s_town() -> Recipe:
-    """MonoOcc-S's small twin on the town, less its distillation: 96x320, volume of 0.8 m."""
+    """MonoOcc-S's small twin on the town, less its distillation: 96x320, a volume of 64x64x4."""
     recipe = voxformer_s_town()
     return replace(recipe, name="monoocc-s-town", model=_town_branch(SmallTrunk(), views=1))
 
@@ -125,7 +125,7 @@ def _town_branch(trunk: SmallTrunk | InternImageTrunk, *, views: int) -> MonoOcc
         strides=(8, 16),
         channels=32,
         views=views,
-        volume_coarsening=(4, 4, 4),
+        volume_coarsening=(4, 4, 8),
         queries=AxisQueries(),
         lifting=TOWN_ATTENTION,
         refinement=replace(TOWN_ATTENTION, layers=1),

@@ -101,8 +101,8 @@ def voxformer_small_semantickitti() -> Recipe:
 
 
 def voxformer_small_town() -> Recipe:
-    """voxformer-s-town with an eighth of the voxels, 32x32x4."""
-    return _small(voxformer_s_town(), "voxformer-small-town", (8, 8, 8))
+    """voxformer-s-town with an eighth of the voxels, 32x32x2."""
+    return _small(voxformer_s_town(), "voxformer-small-town", (8, 8, 16))
 
 
 def protoocc_voxformer_base_semantickitti() -> Recipe:

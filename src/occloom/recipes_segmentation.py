@@ -52,7 +52,7 @@ def road_pretrain_town() -> Recipe:
         recipe,
         name="road-pretrain-town",
         model=SegmentationPretrainConfig(trunk=SmallTrunk(), strides=(4, 8, 16, 32), channels=64),
-        train=replace(recipe.train, steps=600, learning_rate=3e-3, weight_decay=0.01, validate_every=200),
+        train=replace(recipe.train, steps=2000, learning_rate=3e-3, weight_decay=0.01, validate_every=400),
     )
 
 

@@ -84,10 +84,10 @@ def symphonies_base_town() -> Recipe:
 
 
 def symphonies_small_town() -> Recipe:
-    """symphonies-base-town with a quarter of the voxels, as the full sizes: 32x32x4."""
+    """symphonies-base-town with an eighth of the voxels: 32x32x2."""
     recipe = symphonies_base_town()
     assert isinstance(recipe.model, SymphoniesConfig)
-    return replace(recipe, name="symphonies-small-town", model=replace(recipe.model, volume_coarsening=(8, 8, 8)))
+    return replace(recipe, name="symphonies-small-town", model=replace(recipe.model, volume_coarsening=(8, 8, 16)))
 
 
 SYMPHONIES_RECIPES: dict[str, Callable[[], Recipe]] = {
