@@ -46,7 +46,7 @@ def internimage_xl_road_pretrain() -> Recipe:
 
 
 def road_pretrain_town() -> Recipe:
-    """What the small trunk of voxformer-s-town and others begins with (`--train.trunk-weights`): the town's pictures."""
+    """The small trunk of voxformer-s-town and others, on the town's own pictures, for `--train.trunk-weights`."""
     recipe = internimage_xl_road_pretrain_town()
     return replace(
         recipe,

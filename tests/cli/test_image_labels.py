@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from occloom.cli.main import run
 from occloom.data.semantickitti import SemanticKittiConfig
@@ -12,15 +13,23 @@ def test_the_towns_pictures_are_labelled_once_and_read(tiny_town: Path, tmp_path
     sequence = min(path.name for path in (tiny_town / "sequences").iterdir())
     folder = tmp_path / "labels"
     command = ["prepare", "image-labels", "--root", str(tiny_town), "--sequences", sequence, "--out", str(folder)]
-    assert run([*command, "--sweeps", "0", "-5"]) == 0
+    assert run([*command, "--sweeps", "0", "-5", "--pictures"]) == 0
     assert "Image labels of" in capsys.readouterr().out
     config = SemanticKittiConfig(
         root=tiny_town, image_size=(96, 320), train=(sequence,), image_labels=folder, label_sweeps=(0, -5)
     )
-    target = config.build("train", Needs(image_labels=True)).sample(0).target
+    sample = config.build("train", Needs(image_labels=True)).sample(0)
+    target = sample.target
     assert target is not None
     assert target.image_labels is not None
     assert (np.unique(target.image_labels) < 20).all()
+    drawn = {path.name: np.asarray(Image.open(path)) for path in (folder / "pictures").iterdir()}
+    assert len(drawn) == len(list((folder / "sequences" / sequence / "image_2").glob("*.npz")))
+    labels = target.image_labels[0, 0]
+    colours = np.array(config.label_space.colours)
+    row, column = np.argwhere(labels.numpy() > 0)[-1]  # the last one: no later dot lies on it
+    picture = drawn[f"{sequence}_image_2_{sample.tokens[0].split('/')[1]}.png"]
+    assert (picture[row, column] == colours[labels[row, column]]).all()
     assert run(command) == 2
     assert "setting sweeps '0 -5', wanted '0'" in capsys.readouterr().err
 

@@ -269,7 +269,7 @@ def load_torchvision_weights(trunk: ResNet, path: Path) -> None:
     Raises:
         InputError: If the file is missing, unreadable, or of another network.
     """
-    remedy = "name a state dict of the same ResNet from torchvision or timm (.pth or .safetensors), or a run that has it"
+    remedy = "name a state dict of the same ResNet from torchvision or timm (.pth, .safetensors), or a run that has it"
     loaded = of_trunk(read_tensors(path, remedy=remedy))
     stages = {f"layer{index + 1}" for index in range(len(STRIDES))} - {"layer1", *trunk.later_stages}
     state = {key: value for key, value in loaded.items() if key.split(".")[0] not in {"fc"} | stages}

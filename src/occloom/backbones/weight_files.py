@@ -61,7 +61,7 @@ def read_tensors(path: Path, *, remedy: str) -> dict[str, Tensor]:
 
 
 def of_trunk(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of the trunk in one of this library's models, by the trunk's own names; all of other files' tensors."""
+    """The tensors of the trunk in one of this library's models, by the trunk's own names; else all tensors."""
     places = {key: f".{key}".find(".trunk.") for key in tensors}
     trunks = {key[: place + len("trunk.")] for key, place in places.items() if place >= 0}
     if len(trunks) != 1:

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
-from PIL import Image
+from jaxtyping import Bool, Float, Int64, UInt8
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from occloom.cli.frame_title import frame_title
+from occloom.grid import LabelSpace
 from occloom.interfaces import OccupancyModel
 from occloom.metrics.confusion import count_confusion
 from occloom.metrics.naive import EGO_ROAD_HEIGHT, ROAD_HEIGHT
@@ -77,6 +78,18 @@ def draw_pixels(model: OccupancyModel, sample: Sample, prediction: UInt8[np.ndar
     if sample.target is not None:
         panels.append(colours[sample.target.labels[0, :, :, 0].numpy()])
     return Image.fromarray(np.concatenate(panels))
+
+
+def draw_labels(
+    picture: UInt8[np.ndarray, "H W 3"], labels: Int64[np.ndarray, "H W"], label_space: LabelSpace
+) -> Image.Image:
+    """A picture, darkened, and a dot of a class's colour wherever a pixel has one (0 is no class)."""
+    drawn = Image.fromarray(picture // 2)
+    pen, colours = ImageDraw.Draw(drawn), label_space.colours
+    for row, column in np.argwhere(labels > 0).tolist():
+        colour = tuple(colours[labels[row, column]])
+        pen.rectangle((column - 1, row - 1, column + 1, row + 1), fill=colour)
+    return drawn
 
 
 def _truth_and_title(
