@@ -34,7 +34,7 @@ from occloom.recipes_symphonies import (
 from occloom.recipes_voxformer import voxformer_s_semantickitti, voxformer_s_town
 
 MASKS = Path("seeds")
-"""Superpixels: 299 of 350 asked for in a picture of nuScenes, 28 of 60 in one of the town (`occloom prepare masks`)."""
+"""Superpixels: 299 of 350 asked for in a picture of nuScenes, 10 of 20 in one of the town (`occloom prepare masks`)."""
 TOWN_MAPPING = PrototypeLooking(clusters=ClusterConfig(grid=(2, 6)))
 """12 prototypes of 8x22 pixel features: as at full size, one for sixteen."""
 TOWN_CLUSTERS = ClusterConfig(grid=(3, 10))
