@@ -21,11 +21,11 @@ from occloom.data.mask_cache import MaskPicture
 from occloom.data.mask_sources import SeedsMasks
 from occloom.data.occ3d import CAMERAS, Occ3dConfig
 from occloom.inference import load_model, load_recipe
-from occloom.lifting.cross_attention import AttentionMaps
+from occloom.lifting.cross_attention import AttentionMaps, DeformableCrossAttention
 from occloom.models.panoocc import PanoOcc
-from occloom.models.protoocc import PrototypeLook, Prototypes
+from occloom.models.protoocc import PrototypeRecord, Prototypes
 from occloom.models.protoocc_optimisation import pixel_features
-from occloom.models.view_layers import Pictures
+from occloom.models.view_layers import Pictures, ViewLayer
 from occloom.scene import Scene, collate
 
 WIDTH = 400
@@ -71,13 +71,15 @@ def main(run: Path, baseline: Path, root: Path, version: str, scene: str, out: P
 
 def look(model: PanoOcc, scene: Scene) -> tuple[Pictures, Prototypes | None, Tensor, Tensor]:
     """The maps, the prototypes if there are any, how much each cell is looked at "N h w", and the volume of a frame."""
-    attention = model.view_transformation.layers[-1].cross_attention
-    asked: list[tuple] = []
+    last = model.view_transformation.layers[-1]
+    assert isinstance(last, ViewLayer), "layers of attention"
+    attention, asked = last.cross_attention, []
+    assert isinstance(attention, DeformableCrossAttention), "PanoOcc's, or ProtoOcc's"
     hook = attention.register_forward_pre_hook(lambda _, inputs: asked.append(inputs))
     encoded = model.encode(scene, 0)
     hook.remove()
     queries, references, pictures, prototypes = asked[0]
-    if isinstance(attention, PrototypeLook):
+    if isinstance(encoded.record, PrototypeRecord):
         maps = encoded.record.maps
     else:
         _, maps = attention.with_maps(queries, references, pictures.values)
@@ -107,7 +109,7 @@ def outlined(photo: np.ndarray, masks: np.ndarray) -> np.ndarray:
     border[:, 1:] |= masks[:, 1:] != masks[:, :-1]
     border[2:] |= border[:-2]
     border[:, 2:] |= border[:, :-2]
-    return np.where(border[..., None], np.uint8((255, 230, 0)), photo)
+    return np.where(border[..., None], np.array((255, 230, 0), np.uint8), photo)
 
 
 def clustered(picture: np.ndarray, features: Tensor, prototypes: Tensor) -> np.ndarray:
