@@ -47,16 +47,16 @@ TOWN_DATA = replace(
 )
 """The present frame and the one half a second ago: a scene of the town has six."""
 TOWN_TRAIN = TrainConfig(
-    steps=400,
+    steps=600,
     batch_size=2,
     learning_rate=4e-3,
     weight_decay=0.01,
     schedule=OneCycle(warmup=0.05),
     clip_norm=5.0,
     ema_decay=0.98,
-    validate_every=200,
+    validate_every=300,
 )
-"""Six epochs of the town's 144 keyframes: short, so the rate is high and nothing of pictures or features is dropped."""
+"""Eight epochs of the town's 144 keyframes: short, so the rate is high and nothing of pictures or features is dropped."""
 TOWN_IMAGES = ImageBranchConfig(trunk=SmallTrunk(), channels=32, extra_levels=0, hide=0.0)
 """The trunk of bevdet4d-town, so that it can begin with that of bevdet4d-pretrain-town."""
 TOWN_VIEW = ViewConfig(heads=2, slice_points=4, image_points=2, feedforward=64, dropout=0.0)
