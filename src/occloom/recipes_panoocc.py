@@ -56,7 +56,7 @@ TOWN_TRAIN = TrainConfig(
     ema_decay=0.98,
     validate_every=300,
 )
-"""Eight epochs of the town's 144 keyframes: short, so the rate is high and nothing of pictures or features is dropped."""
+"""Eight epochs of the town's 144 keyframes: short, so the rate is high and no part of anything is dropped."""
 TOWN_IMAGES = ImageBranchConfig(trunk=SmallTrunk(), channels=32, extra_levels=0, hide=0.0)
 """The trunk of bevdet4d-town, so that it can begin with that of bevdet4d-pretrain-town."""
 TOWN_VIEW = ViewConfig(heads=2, slice_points=4, image_points=2, feedforward=64, dropout=0.0)
