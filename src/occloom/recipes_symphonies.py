@@ -50,7 +50,7 @@ def symphonies_small_semantickitti() -> Recipe:
 
 
 def symphonies_base_town() -> Recipe:
-    """Symphonies' small twin on the town: 96x320, a scene of 64x64x4, scores interpolated to all voxels."""
+    """Symphonies' small twin on the town: 96x320, a scene of 64x64x4, scored at 64x64x8 and interpolated from there."""
     recipe = symphonies_base_semantickitti()
     assert isinstance(recipe.data, SemanticKittiConfig)
     return replace(
@@ -63,7 +63,7 @@ def symphonies_base_town() -> Recipe:
             pixel_feedforward=64,
             pixel_groups=8,
             decoder=SceneDecoderConfig(
-                channels=32, heads=4, image_points=2, scene_points=2, enlargements=(), deviation=0.02
+                channels=32, heads=4, image_points=2, scene_points=2, enlargements=((1, 1, 2),), deviation=0.02
             ),
             volume_coarsening=(4, 4, 8),
             queries=30,
@@ -79,15 +79,20 @@ def symphonies_base_town() -> Recipe:
             val=TOWN_VAL,
             colour_jitter=0.4,
         ),
-        train=SHORT_RUN,
+        train=replace(SHORT_RUN, steps=600, learning_rate=3e-3),
     )
 
 
 def symphonies_small_town() -> Recipe:
-    """symphonies-base-town with an eighth of the voxels: 32x32x2."""
+    """symphonies-base-town with an eighth of the voxels, 32x32x2, scored at the same 64x64x8."""
     recipe = symphonies_base_town()
     assert isinstance(recipe.model, SymphoniesConfig)
-    return replace(recipe, name="symphonies-small-town", model=replace(recipe.model, volume_coarsening=(8, 8, 16)))
+    decoder = replace(recipe.model.decoder, enlargements=((1, 1, 2), (2, 2, 2)))
+    return replace(
+        recipe,
+        name="symphonies-small-town",
+        model=replace(recipe.model, decoder=decoder, volume_coarsening=(8, 8, 16)),
+    )
 
 
 SYMPHONIES_RECIPES: dict[str, Callable[[], Recipe]] = {
