@@ -101,8 +101,9 @@ def voxformer_small_semantickitti() -> Recipe:
 
 
 def voxformer_small_town() -> Recipe:
-    """voxformer-s-town with an eighth of the voxels, 32x32x2."""
-    return _small(voxformer_s_town(), "voxformer-small-town", (8, 8, 16))
+    """voxformer-s-town with an eighth of the voxels, 32x32x2; its steps are fast, and it takes more of them."""
+    recipe = _small(voxformer_s_town(), "voxformer-small-town", (8, 8, 16))
+    return replace(recipe, train=replace(recipe.train, steps=1000))
 
 
 def protoocc_voxformer_base_semantickitti() -> Recipe:
@@ -118,8 +119,9 @@ def protoocc_voxformer_small_semantickitti() -> Recipe:
 
 
 def protoocc_voxformer_base_town() -> Recipe:
-    """ProtoOcc's small twin on voxformer-s-town."""
-    return _protoocc_voxformer("protoocc-voxformer-base-town", voxformer_s_town(), TOWN_CLUSTERS)
+    """ProtoOcc's small twin on voxformer-s-town, with more steps: its views learn later."""
+    recipe = _protoocc_voxformer("protoocc-voxformer-base-town", voxformer_s_town(), TOWN_CLUSTERS)
+    return replace(recipe, train=replace(recipe.train, steps=600))
 
 
 def protoocc_voxformer_small_town() -> Recipe:
