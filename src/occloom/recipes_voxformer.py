@@ -48,6 +48,8 @@ def voxformer_queries_town() -> Recipe:
     return replace(
         recipe,
         name="voxformer-queries-town",
+        # An IoU of x is highest where a voxel is called occupied from a probability of x / (1 + x) on: 0.3 at 0.42.
+        model=LmscNetConfig(class_weights=(0.3, 0.7)),
         data=replace(
             recipe.data,
             root=Path("town"),
@@ -57,7 +59,7 @@ def voxformer_queries_town() -> Recipe:
             flip_probability=0.5,
         ),
         train=TrainConfig(
-            steps=300,
+            steps=900,
             batch_size=1,
             learning_rate=2e-3,
             weight_decay=0.01,
