@@ -90,7 +90,12 @@ def monoocc_s_town() -> Recipe:
 def monoocc_l_town() -> Recipe:
     """MonoOcc-L's small twin on the town, less its distillation: InternImage-T, the largest that trains there."""
     recipe = monoocc_s_town()
-    return replace(recipe, name="monoocc-l-town", model=_town_branch(INTERNIMAGE_T, views=1))
+    return replace(
+        recipe,
+        name="monoocc-l-town",
+        model=_town_branch(INTERNIMAGE_T, views=1),
+        train=replace(recipe.train, steps=700),
+    )
 
 
 def monoocc_teacher_town() -> Recipe:
