@@ -32,12 +32,14 @@ def test_a_recipe_is_its_baselines_but_for_model_and_masks(name):
 @pytest.mark.parametrize("where", PLACES)
 @pytest.mark.parametrize(("size", "baseline"), [("base", "voxformer-s"), ("small", "voxformer-small")])
 def test_a_recipe_on_voxformer_is_its_baselines_but_for_model_and_masks(size, baseline, where):
+    """It may run longer: tables, which refuse rows of different steps, name the number."""
     recipe, plain = resolve(f"protoocc-voxformer-{size}-{where}"), resolve(f"{baseline}-{where}")
     assert isinstance(recipe.model, ProtoVoxFormerConfig)
     assert isinstance(plain.data, SemanticKittiConfig)
     assert recipe.model.baseline == plain.model
     assert recipe.data == replace(plain.data, masks=MASKS)
-    assert recipe.train == plain.train
+    assert recipe.train == replace(plain.train, steps=recipe.train.steps)
+    assert recipe.train.steps >= plain.train.steps
 
 
 @pytest.mark.parametrize("name", [f"symphonies-{size}-{where}" for size in ("base", "small") for where in PLACES])
