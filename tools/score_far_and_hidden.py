@@ -14,6 +14,7 @@ from torch import Tensor
 
 from occloom.data.occ3d import Occ3dConfig
 from occloom.inference import load_model, load_recipe
+from occloom.interfaces import Needs
 from occloom.metrics.confusion import count_confusion_by_bin
 from occloom.metrics.protocols import OCC3D
 from occloom.scene import collate
@@ -36,7 +37,8 @@ def count(root: Path, run: Path) -> Tensor:
     """Confusion matrices of the bins."""
     model, data = load_model(run), load_recipe(run).data
     assert isinstance(data, Occ3dConfig), "RUN reads surround pictures"
-    seen, every = (replace(data, root=root, val_mask=mask).build("val", model.needs) for mask in ("camera", "none"))
+    seen = replace(data, root=root, val_mask="camera").build("val", model.needs)
+    every = replace(data, root=root, val_mask="none").build("val", Needs(images=False))
     classes = model.label_space.num_classes
     far = (seen.grid.centres()[..., :2].norm(dim=-1) > FAR).view(seen.grid.shape).long()
     counts = torch.zeros(len(BINS), classes, classes, dtype=torch.int64)
